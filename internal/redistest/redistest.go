@@ -1,0 +1,191 @@
+// Package redistest starts Redis servers for tests: embedded ones, and real ones
+// that can be paused, killed and restarted.
+package redistest
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// RequireEnv names the environment variable that turns the skipping of tests
+// without a redis-server into their failure.
+const RequireEnv = "REDISLOCK_REQUIRE_REDIS"
+
+// startTimeout is how long a server may take to answer, on a busy machine.
+const startTimeout = 30 * time.Second
+
+// Client returns a client of the server at addr that is closed with the test.
+// Each change may adapt its options.
+func Client(t testing.TB, addr string, changes ...func(*redis.Options)) *redis.Client {
+	t.Helper()
+	options := &redis.Options{Addr: addr}
+	for _, change := range changes {
+		change(options)
+	}
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// Server is a redis-server process.
+type Server struct {
+	Addr string
+
+	t      testing.TB
+	args   []string
+	pid    int
+	stdin  io.Closer
+	exited chan struct{}
+}
+
+// Start starts a redis-server with the given arguments, which ends with the test.
+// If the machine has none the test is skipped, or fails if RequireEnv is set.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		const help = "no redis-server in PATH: install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis)"
+		if os.Getenv(RequireEnv) != "" {
+			t.Fatalf("%s is set, but there is %s", RequireEnv, help)
+		}
+		t.Skip(help)
+	}
+	server := &Server{t: t, Addr: freeAddr(t)}
+	server.args = append([]string{
+		"--bind", "127.0.0.1", "--port", server.Addr[strings.LastIndex(server.Addr, ":")+1:],
+		"--dir", t.TempDir(), "--save", "", "--daemonize", "no",
+	}, args...)
+	t.Cleanup(server.Kill)
+	server.Restart()
+	return server
+}
+
+// freeAddr finds a port that nobody listens on.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// Client returns a client of the server, as the function of that name.
+func (s *Server) Client(changes ...func(*redis.Options)) *redis.Client {
+	s.t.Helper()
+	return Client(s.t, s.Addr, changes...)
+}
+
+// supervise runs a command in the background, prints its process id and kills it
+// when standard input ends: that happens also when the test process dies in a way
+// that runs no cleanup.
+const supervise = `"$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!; wait`
+
+// Restart starts the server again after Kill, at the same address, and waits until
+// it answers.
+func (s *Server) Restart() {
+	s.t.Helper()
+	command := exec.Command("sh", append([]string{"-c", supervise, "sh", "redis-server"}, s.args...)...)
+	stdin, err := command.StdinPipe()
+	require.NoError(s.t, err)
+	stdout, err := command.StdoutPipe()
+	require.NoError(s.t, err)
+	require.NoError(s.t, command.Start())
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	require.NoError(s.t, err)
+	s.pid, err = strconv.Atoi(strings.TrimSpace(line))
+	require.NoError(s.t, err)
+	s.stdin = stdin
+	s.exited = make(chan struct{})
+	go func() {
+		_ = command.Wait()
+		close(s.exited)
+	}()
+	s.awaitAnswer()
+}
+
+func (s *Server) awaitAnswer() {
+	s.t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1})
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for {
+		err := client.Ping(ctx).Err()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			s.t.Fatalf("redis-server at %s does not answer: %v", s.Addr, err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Kill ends the server at once, as a crash would.
+func (s *Server) Kill() {
+	if s.stdin == nil {
+		return
+	}
+	_ = s.stdin.Close()
+	<-s.exited
+	s.stdin = nil
+}
+
+// Pause stops the server: connections stay open, nothing is answered.
+func (s *Server) Pause() {
+	s.t.Helper()
+	require.NoError(s.t, syscall.Kill(s.pid, syscall.SIGSTOP))
+}
+
+// Resume lets the server go on after Pause.
+func (s *Server) Resume() {
+	s.t.Helper()
+	require.NoError(s.t, syscall.Kill(s.pid, syscall.SIGCONT))
+}
+
+// Calls returns how often the server has executed a command, by name in lower
+// case, since its start.
+func (s *Server) Calls(command string) int {
+	s.t.Helper()
+	return s.commandStat(command, "calls")
+}
+
+// Microseconds returns how long the server has spent on a command.
+func (s *Server) Microseconds(command string) int {
+	s.t.Helper()
+	return s.commandStat(command, "usec")
+}
+
+func (s *Server) commandStat(command, field string) int {
+	client := redis.NewClient(&redis.Options{Addr: s.Addr})
+	defer client.Close()
+	info, err := client.Info(context.Background(), "commandstats").Result()
+	require.NoError(s.t, err)
+	for line := range strings.Lines(info) {
+		stats, found := strings.CutPrefix(strings.TrimSpace(line), fmt.Sprintf("cmdstat_%s:", command))
+		if !found {
+			continue
+		}
+		for stat := range strings.SplitSeq(stats, ",") {
+			if value, found := strings.CutPrefix(stat, field+"="); found {
+				n, err := strconv.Atoi(value)
+				require.NoError(s.t, err)
+				return n
+			}
+		}
+	}
+	return 0
+}

@@ -1,0 +1,18 @@
+-- Gives held locks a new TTL.
+--
+-- KEYS     the locks' keys
+-- ARGV[1]  the value: token and metadata
+-- ARGV[2]  the TTL in milliseconds
+--
+-- Reply: 1 if all keys had the value and have the TTL now, else 0 and nothing
+-- was changed.
+
+for _, key in ipairs(KEYS) do
+	if redis.call('get', key) ~= ARGV[1] then
+		return 0
+	end
+end
+for _, key in ipairs(KEYS) do
+	redis.call('pexpire', key, ARGV[2])
+end
+return 1

@@ -1,0 +1,143 @@
+package redislock
+
+import (
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a caller may ask of Obtain and Refresh beyond the defaults.
+// A nil *Options is all defaults. One Options may be used by many calls, at the
+// same time too; note that the strategies of [LimitRetry] and
+// [ExponentialBackoff] remember how often they were asked, so that such calls
+// share one count.
+type Options struct {
+	// RetryStrategy says how long to wait before trying again.
+	// Default (nil): do not try again.
+	RetryStrategy RetryStrategy
+
+	// Metadata is stored behind the token in the lock's value, for whoever looks
+	// at the key. Any bytes will do.
+	Metadata string
+
+	// Token identifies the holder. Whoever obtains a lock with the token that it
+	// is held by already succeeds, and replaces its metadata and its TTL.
+	//
+	// Redis cannot tell where in a value the token ends and the metadata begins:
+	// of tokens that contend for a lock, none may be a prefix of another. Tokens
+	// of one length, or that end in a character that occurs nowhere else in them,
+	// are safe.
+	//
+	// Default (""): 22 random characters for each lock.
+	Token string
+
+	// FenceKey is the key of a counter that is incremented each time the lock is
+	// newly acquired; [Lock.FenceToken] returns its value. Use a counter of its
+	// own for each lock. It has no TTL, must not be the key of a lock, and on
+	// Redis Cluster must be in the lock's slot: use a {hash tag}.
+	// Default (""): no fencing token.
+	FenceKey string
+
+	// Watchdog refreshes the lock until it is released.
+	// Default (nil): the lock expires after its TTL.
+	Watchdog Watchdog
+
+	// Logger is told what goes on behind the caller's back: refreshes by a
+	// watchdog that failed, locks that were lost.
+	// Default (nil): nothing is logged.
+	Logger *slog.Logger
+}
+
+func (o *Options) retryStrategy() RetryStrategy {
+	if o == nil || o.RetryStrategy == nil {
+		return NoRetry()
+	}
+	return o.RetryStrategy
+}
+
+var discardLogger = slog.New(slog.DiscardHandler)
+
+// DiscardLogger returns a logger that logs nothing.
+func DiscardLogger() *slog.Logger {
+	return discardLogger
+}
+
+// RetryStrategy says how long to wait before a lock is tried for again.
+// Implementations must be safe for concurrent use if their Options are shared.
+type RetryStrategy interface {
+	// NextBackoff returns the time until the next try. Less than a nanosecond
+	// means that there is no next try.
+	NextBackoff() time.Duration
+}
+
+// NoRetry tries once.
+func NoRetry() RetryStrategy {
+	return linearBackoff(0)
+}
+
+// LinearBackoff tries again each time after the same wait. With a wait of 0 or
+// less it tries once.
+func LinearBackoff(backoff time.Duration) RetryStrategy {
+	return linearBackoff(backoff)
+}
+
+type linearBackoff time.Duration
+
+func (b linearBackoff) NextBackoff() time.Duration {
+	return time.Duration(b)
+}
+
+// ExponentialBackoff tries again after waits that double: 4 ms, 8 ms, 16 ms and
+// so on, each raised to min if it is shorter, and cut to max if it is longer. A
+// max of 0 means no limit. A min of at least 16 ms is kind to Redis.
+//
+// The strategy counts the waits of all calls that use it: give each call a
+// strategy of its own unless all shall slow down together.
+func ExponentialBackoff(min, max time.Duration) RetryStrategy {
+	return &exponentialBackoff{min: min, max: max}
+}
+
+type exponentialBackoff struct {
+	count    atomic.Uint64
+	min, max time.Duration
+}
+
+func (b *exponentialBackoff) NextBackoff() time.Duration {
+	const mostDoublings = 25 // 18 hours, far from overflow
+	doublings := min(b.count.Add(1), mostDoublings)
+	backoff := 2 * time.Millisecond << doublings
+
+	switch {
+	case backoff < b.min:
+		return b.min
+	case b.max != 0 && backoff > b.max:
+		return b.max
+	default:
+		return backoff
+	}
+}
+
+// LimitRetry waits as strategy says, but at most max times. The limit is one for
+// all calls that use the returned strategy: give each call its own. A nil
+// strategy is [NoRetry].
+func LimitRetry(strategy RetryStrategy, max int) RetryStrategy {
+	if strategy == nil {
+		strategy = NoRetry()
+	}
+	return &limitedRetry{strategy: strategy, max: int64(max)}
+}
+
+type limitedRetry struct {
+	strategy RetryStrategy
+	count    atomic.Int64
+	max      int64
+}
+
+func (r *limitedRetry) NextBackoff() time.Duration {
+	// Counted and compared in one step: of many goroutines that ask for the last
+	// retry only one gets it.
+	if r.count.Add(1) > r.max {
+		return 0
+	}
+	return r.strategy.NextBackoff()
+}

@@ -1,0 +1,520 @@
+// Package redislock is a distributed lock on Redis.
+//
+// A lock is a key with a random value and a TTL (time to live). Whoever sets the
+// key holds the lock until it releases it or the TTL has passed, whatever becomes
+// of the holder in between:
+//
+//	locker := redislock.New(client)
+//	lock, err := locker.Obtain(ctx, "my-key", 10*time.Second, nil)
+//	if errors.Is(err, redislock.ErrNotObtained) {
+//		// somebody else holds it
+//	} else if err != nil {
+//		// Redis could not be asked
+//	}
+//	defer lock.Release(ctx)
+//
+// A call waits for a lock that is held as its [RetryStrategy] says. A [Watchdog]
+// keeps a lock alive that is held for longer than its TTL. [GetStats] counts what
+// happens.
+//
+// The algorithm is the one that Redis documents for a single instance
+// (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):
+// SET with NX and PX to obtain, compare and delete in a script to release.
+//
+// # What a lock promises, and what not
+//
+// At any moment at most one token holds a key, as long as the Redis server keeps
+// its data: a replica that takes over after a failure may not have the key yet.
+//
+// A holder that is paused (by the garbage collector, the scheduler, a suspended
+// machine) for longer than the TTL does not notice that its lock is gone and
+// somebody else's by now. [Lock.ValidUntil] tells until when a lock is certain;
+// after checking it the process may still be paused. Where that must not do harm,
+// let the resource that the lock protects reject old holders: give it the number
+// of [Lock.FenceToken], to be refused if it has seen a greater one.
+package redislock
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+var (
+	// ErrNotObtained is returned when a lock is held by somebody else, and by
+	// Refresh when it is not held any more.
+	ErrNotObtained = errors.New("redislock: not obtained")
+
+	// ErrLockNotHeld is returned when releasing a lock that is not held: it has
+	// expired, was released before, or was never obtained.
+	ErrLockNotHeld = errors.New("redislock: lock not held")
+)
+
+var errNoClient = errors.New("redislock: no Redis client: give New one that is not nil")
+
+// RedisClient is what a Client needs of go-redis. *redis.Client,
+// *redis.ClusterClient, *redis.Ring and redis.UniversalClient have it.
+type RedisClient interface {
+	redis.Scripter
+}
+
+// Client obtains locks from one Redis. It is safe for concurrent use, has
+// nothing to close, and leaves it to the caller to close the Redis client.
+type Client struct {
+	client RedisClient
+}
+
+// New returns a Client on the given Redis client, which decides about timeouts
+// and about retries of commands that failed. Have its ContextTimeoutEnabled set
+// if the deadlines of contexts shall end commands that Redis does not answer.
+//
+// With a nil client all calls return an error.
+func New(client RedisClient) *Client {
+	// A nil *redis.Client is a non-nil RedisClient that panics in every call.
+	if v := reflect.ValueOf(client); v.Kind() == reflect.Pointer && v.IsNil() {
+		client = nil
+	}
+	return &Client{client: client}
+}
+
+// Obtain is a short-cut for New(client).Obtain.
+func Obtain(ctx context.Context, client RedisClient, key string, ttl time.Duration, opt *Options) (*Lock, error) {
+	return New(client).Obtain(ctx, key, ttl, opt)
+}
+
+// ObtainMulti is a short-cut for New(client).ObtainMulti.
+func ObtainMulti(ctx context.Context, client RedisClient, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
+	return New(client).ObtainMulti(ctx, keys, ttl, opt)
+}
+
+// Obtain obtains the lock of the given key. It tries once, then as often as
+// opt.RetryStrategy says; nil options mean once. The lock is held for ttl unless
+// it is refreshed or released; ttl counts in whole milliseconds and must be at
+// least one.
+//
+// ctx bounds the obtaining, not the holding: a lock and its watchdog outlive it.
+// If it has no deadline, waiting ends when ttl has passed since the call, so that
+// an endless strategy ends.
+//
+// Errors:
+//
+//   - ErrNotObtained, as it is, if the lock is held by somebody else and the
+//     strategy has no more tries.
+//   - ErrNotObtained joined with the context's error, or with
+//     context.DeadlineExceeded, if waiting had to end. Use errors.Is.
+//   - The error of the Redis client if Redis could not be asked or would not
+//     answer. If the command may have reached Redis, a lock that it took is
+//     released in the background; not so with a token from opt.Token, which may
+//     have held the lock before.
+//   - An error that names the value if key is empty, ttl too short, or an option
+//     unusable.
+func (c *Client) Obtain(ctx context.Context, key string, ttl time.Duration, opt *Options) (*Lock, error) {
+	return c.obtainAndCount(ctx, []string{key}, ttl, opt)
+}
+
+// ObtainMulti obtains the locks of all keys or of none, in one step. Everything
+// else is as in [Client.Obtain]. A key may be named twice. On Redis Cluster all
+// keys must be in one slot: use a {hash tag}.
+func (c *Client) ObtainMulti(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
+	return c.obtainAndCount(ctx, slices.Clone(keys), ttl, opt)
+}
+
+func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
+	lock, canceled, err := c.obtain(ctx, keys, ttl, opt)
+	stats.obtain.count(err, canceled)
+	if err != nil {
+		return nil, err
+	}
+	lock.startWatchdog(ctx, ttl)
+	return lock, nil
+}
+
+// obtain also reports whether it ended because of its context.
+func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (_ *Lock, canceled bool, _ error) {
+	if err := checkObtain(c, keys, ttl, opt); err != nil {
+		return nil, false, err
+	}
+	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl)}
+	for {
+		lock, err := c.try(ctx, keys, ttl, opt)
+		if lock != nil {
+			return lock, false, nil
+		}
+		if err != nil {
+			canceled, err = endedBy(ctx, err)
+			return nil, canceled, err
+		}
+		if more, err := pause.wait(ctx); err != nil {
+			return nil, true, errors.Join(ErrNotObtained, err)
+		} else if !more {
+			return nil, false, ErrNotObtained
+		}
+	}
+}
+
+func checkObtain(c *Client, keys []string, ttl time.Duration, opt *Options) error {
+	if c == nil || c.client == nil {
+		return errNoClient
+	}
+	if len(keys) == 0 {
+		return errors.New("redislock: no keys: name at least one")
+	}
+	if i := slices.Index(keys, ""); i >= 0 {
+		return fmt.Errorf("redislock: key %d of %d is empty: a lock needs a name", i+1, len(keys))
+	}
+	if opt != nil && slices.Contains(keys, opt.FenceKey) {
+		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", opt.FenceKey)
+	}
+	return checkTTL(ttl)
+}
+
+func checkTTL(ttl time.Duration) error {
+	if ttl < time.Millisecond {
+		return fmt.Errorf("redislock: a TTL of %v is too short: use at least 1ms", ttl)
+	}
+	return nil
+}
+
+// try asks once. It returns neither lock nor error if somebody else holds it.
+func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
+	lock := newLock(c, keys, opt)
+	held, err := lock.take(ctx, ttl, opt)
+
+	// Of a token that nobody had before this try it is known that nobody counts
+	// on what the try may have left in Redis.
+	own := opt == nil || opt.Token == ""
+	switch {
+	case err != nil:
+		if own && !refused(err) {
+			lock.releaseOrphan(ttl)
+		}
+		return nil, err
+	case !held:
+		return nil, nil
+	case lock.lease.remaining() <= 0:
+		// The reply was so long in coming that the lock may be gone already.
+		if own {
+			// The caller may try again at once: let the key not be in its own way.
+			select {
+			case <-lock.releaseOrphan(ttl):
+			case <-ctx.Done():
+			case <-time.After(releaseTimeout):
+			}
+		}
+		return nil, nil
+	default:
+		return lock, nil
+	}
+}
+
+// endedBy tells whether a call failed with err because its context ended. If so,
+// the error it returns says that too.
+func endedBy(ctx context.Context, err error) (bool, error) {
+	ended := ctx.Err()
+	if deadline, ok := ctx.Deadline(); ok && ended == nil && !time.Now().Before(deadline) {
+		// The Redis client gave up at the deadline a bit before the context did.
+		ended = context.DeadlineExceeded
+	}
+	if ended == nil || answered(err) {
+		return false, err
+	}
+	if !errors.Is(err, ended) {
+		err = errors.Join(err, ended)
+	}
+	return true, err
+}
+
+// answered reports whether err is what Redis said, rather than its silence.
+func answered(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}
+
+// pause is the waiting between the tries of one call.
+type pause struct {
+	strategy RetryStrategy
+	end      time.Time // of all waiting, for contexts without a deadline
+	timer    *time.Timer
+}
+
+// wait waits for the next try. It reports whether there is one, or why the
+// waiting had to end.
+func (p *pause) wait(ctx context.Context) (more bool, _ error) {
+	backoff := p.strategy.NextBackoff()
+	if backoff < 1 {
+		return false, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	stats.backoff.Add(1)
+
+	endsFirst := false
+	if _, ok := ctx.Deadline(); !ok {
+		left := time.Until(p.end)
+		endsFirst = left <= backoff
+		backoff = min(backoff, left)
+	}
+	if p.timer == nil {
+		p.timer = time.NewTimer(backoff)
+	} else {
+		p.timer.Reset(backoff)
+	}
+	select {
+	case <-ctx.Done():
+		p.timer.Stop()
+		return false, ctx.Err()
+	case <-p.timer.C:
+	}
+	if endsFirst {
+		return false, context.DeadlineExceeded
+	}
+	return true, nil
+}
+
+// Lock is a lock that was obtained. It is safe for concurrent use. Methods of a
+// nil *Lock do not panic: they say that no lock is held.
+type Lock struct {
+	*Client
+	keys     []string
+	value    any // a string, token and metadata: boxed once for all commands
+	tokenLen int
+	fence    int64
+	lease    lease
+	watch    *watch // nil without watchdog and logger
+}
+
+func newLock(c *Client, keys []string, opt *Options) *Lock {
+	var token, metadata string
+	if opt != nil {
+		token, metadata = opt.Token, opt.Metadata
+	}
+	if token == "" {
+		token = randomToken()
+	}
+	return &Lock{
+		Client:   c,
+		keys:     keys,
+		value:    token + metadata,
+		tokenLen: len(token),
+		watch:    newWatch(opt),
+	}
+}
+
+// randomToken returns 16 random bytes as 22 characters.
+func randomToken() string {
+	var random [16]byte
+	var token [22]byte
+	_, _ = rand.Read(random[:]) // never fails
+	base64.RawURLEncoding.Encode(token[:], random[:])
+	return string(token[:])
+}
+
+// take asks Redis for the lock and reports whether it is held now.
+func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options) (held bool, _ error) {
+	ttl = ttl.Truncate(time.Millisecond)
+	l.lease.validUntil = sinceEpoch() + validity(ttl)
+
+	if opt == nil || opt.FenceKey == "" {
+		if len(l.keys) == 1 {
+			reply, err := l.run(ctx, obtainScript, l.keys, l.value, ttl.Milliseconds(), l.tokenLen)
+			return reply != 0, err
+		}
+		reply, err := l.run(ctx, obtainMultiScript, l.keys, l.value, ttl.Milliseconds(), l.tokenLen, 0)
+		return reply != 0, err
+	}
+	keys := append(slices.Clip(l.keys), opt.FenceKey)
+	fence, err := l.run(ctx, obtainMultiScript, keys, l.value, ttl.Milliseconds(), l.tokenLen, 1)
+	l.fence = fence
+	return fence != 0, err
+}
+
+// Key returns the lock's key; of several the first.
+func (l *Lock) Key() string {
+	if l == nil || len(l.keys) == 0 {
+		return ""
+	}
+	return l.keys[0]
+}
+
+// Keys returns the lock's keys, in the order in which they were asked for.
+func (l *Lock) Keys() []string {
+	if l == nil {
+		return nil
+	}
+	return slices.Clone(l.keys)
+}
+
+func (l *Lock) text() string {
+	text, _ := l.value.(string)
+	return text
+}
+
+// Token returns the token that holds the lock: [Options].Token or a random one.
+func (l *Lock) Token() string {
+	if l == nil {
+		return ""
+	}
+	return l.text()[:l.tokenLen]
+}
+
+// Metadata returns [Options].Metadata.
+func (l *Lock) Metadata() string {
+	if l == nil {
+		return ""
+	}
+	return l.text()[l.tokenLen:]
+}
+
+// FenceToken returns the lock's fencing token: a number that grows with each
+// acquisition, from 1, so that a resource can tell a holder from those before it.
+// Obtaining a lock again by the token that holds it does not change the number.
+// It is 0 for a lock without [Options].FenceKey.
+//
+// See https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html
+// for what it is good for.
+func (l *Lock) FenceToken() int64 {
+	if l == nil {
+		return 0
+	}
+	return l.fence
+}
+
+// TTL asks Redis how long the lock is still held if nobody refreshes it; of
+// several keys the shortest time counts. It is 0 without an error if the lock is
+// not held any more. It returns ErrLockNotHeld for a nil lock, else what errors
+// the Redis client returns.
+func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
+	if l == nil {
+		return 0, ErrLockNotHeld
+	}
+	ms, err := l.run(ctx, ttlScript, l.keys, l.value)
+	return time.Duration(ms) * time.Millisecond, err
+}
+
+// Refresh gives the lock a new TTL that begins now, longer or shorter than what
+// is left of the old one. If Redis does not answer it tries again as
+// opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
+// they do in [Client.Obtain].
+//
+// Errors:
+//
+//   - ErrNotObtained, as it is and without another try, if the lock is not held
+//     any more; a nil lock never was.
+//   - The last error of the Redis client if the strategy has no more tries; joined
+//     with the context's error, or with context.DeadlineExceeded, if waiting for
+//     the next one had to end.
+//   - An error that names ttl if it is under a millisecond. The lock stays as it
+//     is.
+func (l *Lock) Refresh(ctx context.Context, ttl time.Duration, opt *Options) error {
+	canceled, err := l.refresh(ctx, ttl, opt)
+	stats.refresh.count(err, canceled)
+	return err
+}
+
+func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (canceled bool, _ error) {
+	if l == nil {
+		return false, ErrNotObtained
+	}
+	if err := checkTTL(ttl); err != nil {
+		return false, err
+	}
+	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl)}
+	for {
+		err := l.extend(ctx, ttl.Truncate(time.Millisecond))
+		if err == nil || err == ErrNotObtained {
+			return false, err
+		}
+		if more, ended := pause.wait(ctx); ended != nil {
+			return true, errors.Join(err, ended)
+		} else if !more {
+			return endedBy(ctx, err)
+		}
+	}
+}
+
+// extend asks once for a new TTL.
+func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
+	sent := l.lease.beginRefresh(ttl)
+	held, err := l.run(ctx, refreshScript, l.keys, l.value, ttl.Milliseconds())
+	l.lease.endRefresh(sent, err == nil && held == 1)
+	if err == nil && held == 0 {
+		return ErrNotObtained
+	}
+	return err
+}
+
+// releaseTimeout bounds what is done for a caller whose context is over.
+const releaseTimeout = time.Second
+
+// Release gives the lock back and stops its watchdog. It tries even if ctx is
+// over, for at most a second then, so that
+//
+//	defer lock.Release(ctx)
+//
+// does its work also where ctx was cancelled meanwhile. Otherwise it returns when
+// ctx ends, although the Redis client may still be waiting for its reply.
+//
+// It returns ErrLockNotHeld if the lock is not held any more, was released before
+// or is nil, and the error of the Redis client or of ctx if Redis did not answer:
+// then the lock may be held until its TTL has passed.
+func (l *Lock) Release(ctx context.Context) error {
+	canceled, err := l.release(ctx)
+	stats.release.count(err, canceled)
+	return err
+}
+
+func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
+	if l == nil {
+		return false, ErrLockNotHeld
+	}
+	if ctx.Err() != nil {
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
+		ctx = detached
+	}
+	// First of all this holder ceases to believe: once the key is gone there may
+	// be another.
+	l.lease.end()
+	l.stopWatchdog(ctx)
+	held, err := l.delete(ctx)
+	if err != nil {
+		return endedBy(ctx, err)
+	}
+	if !held {
+		return false, ErrLockNotHeld
+	}
+	return false, nil
+}
+
+// delete deletes the keys and reports whether the lock was held. It does not
+// outlast ctx, which the Redis client alone does not see to while it waits for a
+// reply; the command then goes on by itself.
+func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
+	if ctx.Done() == nil {
+		reply, err := l.run(ctx, releaseScript, l.keys, l.value)
+		return reply == 1, err
+	}
+	type answer struct {
+		held bool
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		held, err := l.delete(context.WithoutCancel(ctx))
+		answers <- answer{held, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.held, a.err
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}

@@ -1,0 +1,738 @@
+package redislock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+)
+
+const (
+	key = "lock"
+	ttl = time.Minute
+)
+
+// onBoth runs a test on the embedded server and on a real one.
+func onBoth(t *testing.T, test func(t *testing.T, rdb *redis.Client)) {
+	t.Run("embedded", func(t *testing.T) {
+		test(t, redistest.Client(t, redistest.Embedded(t).Addr()))
+	})
+	t.Run("real", func(t *testing.T) {
+		test(t, redistest.Start(t).Client())
+	})
+}
+
+func obtain(t testing.TB, rdb redislock.RedisClient, opt *redislock.Options) *redislock.Lock {
+	t.Helper()
+	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, opt)
+	require.NoError(t, err)
+	return lock
+}
+
+func requireTTL(t testing.TB, rdb *redis.Client, key string, want time.Duration) {
+	t.Helper()
+	got, err := rdb.PTTL(t.Context(), key).Result()
+	require.NoError(t, err)
+	require.LessOrEqual(t, got, want)
+	require.Greater(t, got, want-10*time.Second)
+}
+
+func requireGone(t testing.TB, rdb *redis.Client, keys ...string) {
+	t.Helper()
+	n, err := rdb.Exists(t.Context(), keys...).Result()
+	require.NoError(t, err)
+	require.Zero(t, n, "keys left of %v", keys)
+}
+
+// scripter is a Redis client that answers every script by a function.
+type scripter struct {
+	redis.Scripter
+	answer func(ctx context.Context, keys []string, args []any) (any, error)
+}
+
+func (s scripter) EvalSha(ctx context.Context, _ string, keys []string, args ...any) *redis.Cmd {
+	return redis.NewCmdResult(s.answer(ctx, keys, args))
+}
+
+func answering(answer int64) scripter {
+	return scripter{answer: func(context.Context, []string, []any) (any, error) { return answer, nil }}
+}
+
+func TestObtain(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		lock, err := redislock.New(rdb).Obtain(ctx, key, ttl, nil)
+		require.NoError(t, err)
+
+		assert.Equal(t, key, lock.Key())
+		assert.Equal(t, []string{key}, lock.Keys())
+		assert.Regexp(t, `^[A-Za-z0-9_-]{22}$`, lock.Token())
+		assert.Empty(t, lock.Metadata())
+		assert.Zero(t, lock.FenceToken())
+		assert.Equal(t, lock.Token(), rdb.Get(ctx, key).Val())
+		requireTTL(t, rdb, key, ttl)
+		left, err := lock.TTL(ctx)
+		require.NoError(t, err)
+		assert.InDelta(t, ttl, left, float64(10*time.Second))
+
+		_, err = redislock.New(rdb).Obtain(ctx, key, ttl, nil)
+		assert.True(t, err == redislock.ErrNotObtained, "bare, got %v", err)
+
+		require.NoError(t, lock.Release(ctx))
+		requireGone(t, rdb, key)
+		left, err = lock.TTL(ctx)
+		require.NoError(t, err)
+		assert.Zero(t, left)
+		assert.True(t, lock.Release(ctx) == redislock.ErrLockNotHeld)
+
+		other := obtain(t, rdb, nil)
+		assert.NotEqual(t, lock.Token(), other.Token())
+		assert.True(t, lock.Release(ctx) == redislock.ErrLockNotHeld)
+		assert.True(t, lock.Refresh(ctx, ttl, nil) == redislock.ErrNotObtained)
+		assert.Equal(t, other.Token(), rdb.Get(ctx, key).Val(), "the other's lock is untouched")
+	})
+}
+
+func TestObtain_onlyOneOfMany(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		locker := redislock.New(rdb)
+		var held atomic.Int32
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if _, err := locker.Obtain(t.Context(), key, ttl, nil); err == nil {
+					held.Add(1)
+				} else {
+					assert.True(t, err == redislock.ErrNotObtained)
+				}
+			})
+		}
+		wg.Wait()
+		assert.EqualValues(t, 1, held.Load())
+	})
+}
+
+func TestObtain_metadata(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		metadata := "any\x00 bytes \xff\r\n"
+		lock := obtain(t, rdb, &redislock.Options{Metadata: metadata})
+		assert.Equal(t, metadata, lock.Metadata())
+		assert.Len(t, lock.Token(), 22)
+		assert.Equal(t, lock.Token()+metadata, rdb.Get(t.Context(), key).Val())
+		require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+		require.NoError(t, lock.Release(t.Context()))
+	})
+}
+
+func TestObtain_sameTokenAgain(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		for _, keys := range [][]string{{"one"}, {"first", "second", "third"}} {
+			locker := redislock.New(rdb)
+			first, err := locker.ObtainMulti(ctx, keys, time.Hour, &redislock.Options{Token: "me", Metadata: "long metadata"})
+			require.NoError(t, err)
+			assert.Equal(t, "me", first.Token())
+
+			again, err := locker.ObtainMulti(ctx, keys, ttl, &redislock.Options{Token: "me", Metadata: "new"})
+			require.NoError(t, err)
+			assert.Equal(t, "new", again.Metadata())
+			for _, key := range keys {
+				assert.Equal(t, "menew", rdb.Get(ctx, key).Val())
+				requireTTL(t, rdb, key, ttl)
+			}
+
+			_, err = locker.ObtainMulti(ctx, keys, ttl, &redislock.Options{Token: "you"})
+			assert.True(t, err == redislock.ErrNotObtained)
+			assert.True(t, first.Release(ctx) == redislock.ErrLockNotHeld, "its metadata has been replaced")
+			require.NoError(t, again.Release(ctx))
+			requireGone(t, rdb, keys...)
+		}
+	})
+}
+
+func TestObtain_binaryToken(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		token := "\x00\xff{%d}" + strings.Repeat("long", 100)
+		opt := &redislock.Options{Token: token, Metadata: "meta"}
+		lock := obtain(t, rdb, opt)
+		again := obtain(t, rdb, opt)
+		assert.Equal(t, token, again.Token())
+		assert.Equal(t, "meta", again.Metadata())
+		require.NoError(t, lock.Release(t.Context()))
+	})
+}
+
+func TestObtainMulti(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		obtain := func(keys ...string) (*redislock.Lock, error) {
+			return redislock.ObtainMulti(ctx, rdb, keys, ttl, nil)
+		}
+		ab, err := obtain("a", "b")
+		require.NoError(t, err)
+		assert.Equal(t, "a", ab.Key())
+		assert.Equal(t, []string{"a", "b"}, ab.Keys())
+		requireTTL(t, rdb, "a", ttl)
+		requireTTL(t, rdb, "b", ttl)
+
+		_, err = obtain("c", "b")
+		assert.True(t, err == redislock.ErrNotObtained)
+		requireGone(t, rdb, "c")
+
+		require.NoError(t, rdb.PExpire(ctx, "b", 20*time.Second).Err())
+		left, err := ab.TTL(ctx)
+		require.NoError(t, err)
+		assert.InDelta(t, 15*time.Second, left, float64(5*time.Second), "the shortest")
+		require.NoError(t, ab.Refresh(ctx, time.Hour, nil))
+		requireTTL(t, rdb, "a", time.Hour)
+		requireTTL(t, rdb, "b", time.Hour)
+
+		require.NoError(t, ab.Release(ctx))
+		requireGone(t, rdb, "a", "b")
+		_, err = obtain("c", "b")
+		require.NoError(t, err)
+	})
+}
+
+func TestObtainMulti_partlyLost(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		lock, err := redislock.ObtainMulti(ctx, rdb, []string{"a", "b", "c"}, ttl, nil)
+		require.NoError(t, err)
+		require.NoError(t, rdb.Set(ctx, "b", "somebody else", time.Hour).Err())
+
+		assert.True(t, lock.Refresh(ctx, 2*ttl, nil) == redislock.ErrNotObtained)
+		requireTTL(t, rdb, "a", ttl)
+		requireTTL(t, rdb, "c", ttl)
+		left, err := lock.TTL(ctx)
+		require.NoError(t, err)
+		assert.Zero(t, left)
+
+		assert.True(t, lock.Release(ctx) == redislock.ErrLockNotHeld)
+		requireGone(t, rdb, "a", "c")
+		assert.Equal(t, "somebody else", rdb.Get(ctx, "b").Val())
+	})
+}
+
+func TestObtainMulti_duplicatesAndOwnSlice(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		keys := []string{"a", "b", "a"}
+		lock, err := redislock.ObtainMulti(ctx, rdb, keys, ttl, nil)
+		require.NoError(t, err)
+		keys[0] = "changed by the caller"
+		lock.Keys()[1] = "changed by the caller"
+		assert.Equal(t, []string{"a", "b", "a"}, lock.Keys())
+		require.NoError(t, lock.Refresh(ctx, ttl, nil))
+		require.NoError(t, lock.Release(ctx))
+		requireGone(t, rdb, "a", "b")
+	})
+}
+
+func TestObtainMulti_manyKeys(t *testing.T) {
+	keys := make([]string, 20_000) // more than Lua can unpack
+	for i := range keys {
+		keys[i] = fmt.Sprint("key", i)
+	}
+	rdb := redistest.Start(t).Client()
+	lock, err := redislock.ObtainMulti(t.Context(), rdb, keys, ttl, nil)
+	require.NoError(t, err)
+	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	require.NoError(t, lock.Release(t.Context()))
+	requireGone(t, rdb, keys...)
+}
+
+func TestFenceToken(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		opt := &redislock.Options{FenceKey: "fence", Token: "me"}
+		for want := range int64(3) {
+			lock := obtain(t, rdb, opt)
+			assert.Equal(t, want+1, lock.FenceToken())
+			again := obtain(t, rdb, opt)
+			assert.Equal(t, want+1, again.FenceToken(), "not a new acquisition")
+			_, err := redislock.Obtain(ctx, rdb, key, ttl, &redislock.Options{FenceKey: "fence"})
+			assert.True(t, err == redislock.ErrNotObtained)
+			require.NoError(t, lock.Release(ctx))
+		}
+		assert.Equal(t, "3", rdb.Get(ctx, "fence").Val())
+		assert.EqualValues(t, -1, rdb.PTTL(ctx, "fence").Val(), "no TTL")
+
+		keys := []string{"a", "b"}
+		lock, err := redislock.ObtainMulti(ctx, rdb, keys, ttl, opt)
+		require.NoError(t, err)
+		assert.Equal(t, keys, lock.Keys())
+		assert.EqualValues(t, 4, lock.FenceToken())
+		require.NoError(t, lock.Release(ctx))
+		assert.Equal(t, "4", rdb.Get(ctx, "fence").Val(), "released without the counter")
+	})
+}
+
+func TestFenceToken_forALockHeldWithoutOne(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		obtain(t, rdb, &redislock.Options{Token: "me"})
+		lock := obtain(t, rdb, &redislock.Options{Token: "me", FenceKey: "fence"})
+		assert.EqualValues(t, 1, lock.FenceToken())
+	})
+}
+
+func TestFenceToken_unusableCounter(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		require.NoError(t, rdb.Set(t.Context(), "fence", "no number", 0).Err())
+		_, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{FenceKey: "fence"})
+		require.ErrorContains(t, err, "not an integer")
+		requireGone(t, rdb, key)
+		assert.Equal(t, "no number", rdb.Get(t.Context(), "fence").Val())
+	})
+}
+
+func TestObtain_badInput(t *testing.T) {
+	unasked := scripter{answer: func(context.Context, []string, []any) (any, error) {
+		t.Error("Redis was asked")
+		return nil, errors.New("asked")
+	}}
+	var nilClient *redis.Client
+	for name, test := range map[string]struct {
+		client redislock.RedisClient
+		keys   []string
+		ttl    time.Duration
+		opt    *redislock.Options
+		want   string
+	}{
+		"no client":      {nil, []string{key}, ttl, nil, "no Redis client"},
+		"nil pointer":    {nilClient, []string{key}, ttl, nil, "no Redis client"},
+		"no keys":        {unasked, nil, ttl, nil, "no keys"},
+		"empty key":      {unasked, []string{key, ""}, ttl, nil, "key 2 of 2 is empty"},
+		"no TTL":         {unasked, []string{key}, 0, nil, "TTL of 0s is too short"},
+		"negative TTL":   {unasked, []string{key}, -time.Second, nil, "TTL of -1s is too short"},
+		"tiny TTL":       {unasked, []string{key}, 999 * time.Microsecond, nil, "TTL of 999µs is too short"},
+		"lock as fence":  {unasked, []string{"a", "b"}, ttl, &redislock.Options{FenceKey: "b"}, `FenceKey "b"`},
+		"zero Client":    {nil, []string{key}, ttl, &redislock.Options{Watchdog: redislock.NewTickWatchdog(0)}, "no Redis client"},
+		"one empty key":  {unasked, []string{""}, ttl, nil, "key 1 of 1 is empty"},
+		"empty key list": {unasked, []string{}, ttl, nil, "no keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := redislock.GetStats().Obtain
+			lock, err := redislock.ObtainMulti(t.Context(), test.client, test.keys, test.ttl, test.opt)
+			require.ErrorContains(t, err, test.want)
+			require.ErrorContains(t, err, "redislock: ")
+			assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+			assert.Nil(t, lock)
+			before.Error++
+			assert.Equal(t, before, redislock.GetStats().Obtain)
+		})
+	}
+	var nilLocker *redislock.Client
+	_, err := nilLocker.Obtain(t.Context(), key, ttl, nil)
+	require.ErrorContains(t, err, "no Redis client")
+}
+
+func TestObtain_valueOfAnotherType(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		lock := obtain(t, rdb, nil)
+		require.NoError(t, rdb.Del(ctx, key).Err())
+		require.NoError(t, rdb.RPush(ctx, key, "a", "b").Err())
+
+		_, err := redislock.Obtain(ctx, rdb, key, ttl, nil)
+		require.ErrorContains(t, err, "WRONGTYPE")
+		assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+		_, err = redislock.ObtainMulti(ctx, rdb, []string{"free", key}, ttl, nil)
+		require.ErrorContains(t, err, "WRONGTYPE")
+		requireGone(t, rdb, "free")
+
+		require.Error(t, lock.Refresh(ctx, ttl, nil))
+		require.Error(t, lock.Release(ctx))
+		_, err = lock.TTL(ctx)
+		require.Error(t, err)
+		assert.Equal(t, []string{"a", "b"}, rdb.LRange(ctx, key, 0, -1).Val())
+	})
+}
+
+func TestNilLock(t *testing.T) {
+	var lock *redislock.Lock
+	assert.Empty(t, lock.Key())
+	assert.Empty(t, lock.Keys())
+	assert.Empty(t, lock.Token())
+	assert.Empty(t, lock.Metadata())
+	assert.Zero(t, lock.FenceToken())
+	assert.True(t, lock.ValidUntil().IsZero())
+	_, err := lock.TTL(t.Context())
+	assert.True(t, err == redislock.ErrLockNotHeld)
+
+	before := redislock.GetStats()
+	assert.True(t, lock.Release(t.Context()) == redislock.ErrLockNotHeld)
+	assert.True(t, lock.Refresh(t.Context(), ttl, nil) == redislock.ErrNotObtained)
+	before.Release.Failed++
+	before.Refresh.Failed++
+	assert.Equal(t, before, redislock.GetStats())
+}
+
+func TestZeroLock(t *testing.T) {
+	lock := new(redislock.Lock)
+	assert.Empty(t, lock.Key())
+	assert.Empty(t, lock.Token())
+	assert.Empty(t, lock.Metadata())
+	assert.Error(t, lock.Refresh(t.Context(), ttl, nil))
+	assert.Error(t, lock.Release(t.Context()))
+	_, err := lock.TTL(t.Context())
+	assert.Error(t, err)
+}
+
+func TestObtain_retriesUntilFree(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	held, err := redislock.Obtain(t.Context(), rdb, key, 200*time.Millisecond, nil)
+	require.NoError(t, err)
+
+	before := redislock.GetStats()
+	lock := obtain(t, rdb, &redislock.Options{RetryStrategy: redislock.LinearBackoff(10 * time.Millisecond)})
+	assert.NotEqual(t, held.Token(), lock.Token())
+	after := redislock.GetStats()
+	assert.Equal(t, before.Obtain.Success+1, after.Obtain.Success)
+	assert.Greater(t, after.Backoff, before.Backoff)
+}
+
+// The waiting is tested on fake time, with a Redis in which somebody else holds
+// the lock.
+func TestObtain_waiting(t *testing.T) {
+	others := answering(0)
+	every := func(d time.Duration) *redislock.Options {
+		return &redislock.Options{RetryStrategy: redislock.LinearBackoff(d)}
+	}
+	limited := &redislock.Options{RetryStrategy: redislock.LimitRetry(redislock.LinearBackoff(time.Second), 3)}
+	for name, test := range map[string]struct {
+		timeout time.Duration // of the context; 0: none
+		ttl     time.Duration
+		opt     *redislock.Options
+		took    time.Duration
+		waits   int64
+		ended   error // of the context; nil: bare ErrNotObtained
+	}{
+		"no strategy":                  {0, ttl, nil, 0, 0, nil},
+		"no retry":                     {0, ttl, every(0), 0, 0, nil},
+		"limited":                      {0, ttl, limited, 3 * time.Second, 3, nil},
+		"endless ends after the TTL":   {0, time.Minute, every(time.Second), time.Minute, 60, context.DeadlineExceeded},
+		"one wait longer than the TTL": {0, time.Minute, every(time.Hour), time.Minute, 1, context.DeadlineExceeded},
+		"shorter deadline":             {time.Second, time.Minute, every(400 * time.Millisecond), time.Second, 3, context.DeadlineExceeded},
+		"longer deadline":              {time.Hour, time.Minute, every(10 * time.Minute), time.Hour, 6, context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx := t.Context()
+				if test.timeout > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, test.timeout)
+					defer cancel()
+				}
+				before := redislock.GetStats()
+				start := time.Now()
+				lock, err := redislock.Obtain(ctx, others, key, test.ttl, test.opt)
+				assert.Nil(t, lock)
+				assert.Equal(t, test.took, time.Since(start))
+
+				if test.ended == nil {
+					assert.True(t, err == redislock.ErrNotObtained, "bare, got %v", err)
+					before.Obtain.Failed++
+				} else {
+					assert.ErrorIs(t, err, redislock.ErrNotObtained)
+					assert.ErrorIs(t, err, test.ended)
+					before.Obtain.Cancel++
+				}
+				before.Backoff += test.waits
+				assert.Equal(t, before, redislock.GetStats())
+			})
+		})
+	}
+}
+
+func TestObtain_canceledWhileWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(90*time.Second, cancel)
+		ctx, cancelTimeout := context.WithTimeout(ctx, time.Hour)
+		defer cancelTimeout()
+		before := redislock.GetStats()
+		start := time.Now()
+		_, err := redislock.Obtain(ctx, answering(0), key, ttl, &redislock.Options{
+			RetryStrategy: redislock.LinearBackoff(time.Minute),
+		})
+		assert.ErrorIs(t, err, redislock.ErrNotObtained)
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.Equal(t, 90*time.Second, time.Since(start))
+		before.Obtain.Cancel++
+		before.Backoff += 2
+		assert.Equal(t, before, redislock.GetStats())
+	})
+}
+
+func TestObtain_withAnEndedContext(t *testing.T) {
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := redislock.GetStats().Obtain
+	_, err := redislock.Obtain(ctx, rdb, key, ttl, nil)
+	assert.ErrorIs(t, err, context.Canceled)
+	before.Cancel++
+	assert.Equal(t, before, redislock.GetStats().Obtain)
+}
+
+func TestObtain_redisFails(t *testing.T) {
+	failure := errors.New("failure")
+	before := redislock.GetStats().Obtain
+	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, []string, []any) (any, error) {
+		return nil, failure
+	}}, key, time.Millisecond, nil)
+	assert.ErrorIs(t, err, failure)
+	assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+	before.Error++
+	assert.Equal(t, before, redislock.GetStats().Obtain)
+}
+
+// A dial that times out claims to be a context that did.
+func TestObtain_dialTimeoutIsNoCancel(t *testing.T) {
+	before := redislock.GetStats().Obtain
+	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, []string, []any) (any, error) {
+		return nil, fmt.Errorf("dial: %w", context.DeadlineExceeded)
+	}}, key, time.Millisecond, nil)
+	require.Error(t, err)
+	before.Error++
+	assert.Equal(t, before, redislock.GetStats().Obtain)
+}
+
+func TestObtain_deadlineWhileRedisIsSilent(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = true })
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+	server.Pause()
+	defer server.Resume()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	before := redislock.GetStats().Obtain
+	_, err := redislock.Obtain(ctx, rdb, key, ttl, nil)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	before.Cancel++
+	assert.Equal(t, before, redislock.GetStats().Obtain)
+}
+
+func TestObtain_lostReply(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	rdb := redistest.Client(t, proxy.Addr)
+	fenced := &redislock.Options{FenceKey: "fence"}
+	for _, test := range []struct {
+		keys []string
+		opt  *redislock.Options
+	}{{[]string{"a"}, nil}, {[]string{"a", "b"}, nil}, {[]string{"a"}, fenced}} {
+		// Scripts known, connection warm: the next reply is that to the real thing.
+		lock, err := redislock.ObtainMulti(t.Context(), rdb, test.keys, ttl, test.opt)
+		require.NoError(t, err)
+		require.NoError(t, lock.Release(t.Context()))
+
+		calls := server.Calls("evalsha")
+		proxy.LoseReplies(1)
+		again, err := redislock.ObtainMulti(t.Context(), rdb, test.keys, ttl, test.opt)
+		require.NoError(t, err)
+		assert.Equal(t, calls+2, server.Calls("evalsha"), "the command ran twice")
+		if test.opt == fenced {
+			assert.Equal(t, lock.FenceToken()+1, again.FenceToken(), "one acquisition")
+		}
+		require.NoError(t, again.Release(t.Context()))
+	}
+}
+
+func TestRefresh(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		lock := obtain(t, rdb, nil)
+		before := redislock.GetStats().Refresh
+		require.NoError(t, lock.Refresh(t.Context(), time.Hour, nil))
+		requireTTL(t, rdb, key, time.Hour)
+		assert.InDelta(t, time.Hour, time.Until(lock.ValidUntil()), float64(2*time.Minute))
+		require.NoError(t, lock.Refresh(t.Context(), 30*time.Second, nil))
+		requireTTL(t, rdb, key, 30*time.Second)
+		assert.Less(t, time.Until(lock.ValidUntil()), 30*time.Second)
+		before.Success += 2
+
+		for _, bad := range []time.Duration{0, -1, 999 * time.Microsecond} {
+			require.ErrorContains(t, lock.Refresh(t.Context(), bad, nil), bad.String())
+			requireTTL(t, rdb, key, 30*time.Second)
+			before.Error++
+		}
+
+		require.NoError(t, rdb.Del(t.Context(), key).Err())
+		forever := &redislock.Options{RetryStrategy: redislock.LinearBackoff(time.Hour)}
+		assert.True(t, lock.Refresh(t.Context(), ttl, forever) == redislock.ErrNotObtained, "at once")
+		before.Failed++
+		assert.Equal(t, before, redislock.GetStats().Refresh)
+	})
+}
+
+func TestRefresh_retriesTransientFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failures := 0
+		failure := errors.New("failure")
+		rdb := scripter{answer: func(context.Context, []string, []any) (any, error) {
+			if failures > 0 {
+				failures--
+				return nil, fmt.Errorf("%w with %d to come", failure, failures)
+			}
+			return int64(1), nil
+		}}
+		lock := obtain(t, rdb, nil)
+		retry := func(n int) *redislock.Options {
+			return &redislock.Options{RetryStrategy: redislock.LimitRetry(redislock.LinearBackoff(time.Second), n)}
+		}
+		before := redislock.GetStats()
+
+		failures = 3
+		require.NoError(t, lock.Refresh(t.Context(), ttl, retry(3)))
+		before.Refresh.Success++
+		before.Backoff += 3
+
+		failures = 3
+		err := lock.Refresh(t.Context(), ttl, retry(2))
+		require.ErrorIs(t, err, failure)
+		assert.ErrorContains(t, err, "with 0 to come", "the last one")
+		before.Refresh.Error++
+		before.Backoff += 2
+
+		failures = 1000
+		start := time.Now()
+		err = lock.Refresh(t.Context(), ttl, retry(1000))
+		assert.Equal(t, ttl, time.Since(start))
+		require.ErrorIs(t, err, failure)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+		before.Refresh.Cancel++
+		before.Backoff += 60
+		assert.Equal(t, before, redislock.GetStats())
+	})
+}
+
+func TestRelease_withAnEndedContext(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx, cancel := context.WithCancel(t.Context())
+		lock := obtain(t, rdb, nil)
+		cancel()
+		before := redislock.GetStats().Release
+		require.NoError(t, lock.Release(ctx))
+		requireGone(t, rdb, key)
+		assert.True(t, lock.Release(ctx) == redislock.ErrLockNotHeld)
+		before.Success++
+		before.Failed++
+		assert.Equal(t, before, redislock.GetStats().Release)
+	})
+}
+
+func TestRelease_redisIsSilent(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := server.Client(func(o *redis.Options) {
+		o.ReadTimeout = 20 * time.Second
+		o.MaxRetries = -1
+	})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	soon, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	for name, test := range map[string]struct {
+		ctx   context.Context
+		bound time.Duration
+	}{
+		"ended before": {ended, time.Second},
+		"ends soon":    {soon, 300 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lock := obtain(t, rdb, nil)
+			server.Pause()
+			defer server.Resume()
+			before := redislock.GetStats().Release
+			start := time.Now()
+			err := lock.Release(test.ctx)
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+			assert.Less(t, time.Since(start), test.bound+5*time.Second)
+			before.Cancel++
+			assert.Equal(t, before, redislock.GetStats().Release)
+
+			server.Resume()
+			require.Eventually(t, func() bool {
+				return rdb.Exists(t.Context(), key).Val() == 0
+			}, 10*time.Second, 10*time.Millisecond, "the command goes on")
+		})
+	}
+}
+
+func TestRelease_redisFails(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client(func(o *redis.Options) { o.MaxRetries = -1 })
+	lock := obtain(t, rdb, nil)
+	server.Kill()
+	before := redislock.GetStats().Release
+	err := lock.Release(t.Context())
+	require.Error(t, err)
+	assert.NotErrorIs(t, err, redislock.ErrLockNotHeld)
+	before.Error++
+	assert.Equal(t, before, redislock.GetStats().Release)
+}
+
+func TestLock_expires(t *testing.T) {
+	rdb := redistest.Start(t).Client()
+	lock, err := redislock.Obtain(t.Context(), rdb, key, 5*time.Millisecond, nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		left, err := lock.TTL(t.Context())
+		return err == nil && left == 0
+	}, 10*time.Second, time.Millisecond)
+	assert.True(t, lock.Refresh(t.Context(), ttl, nil) == redislock.ErrNotObtained)
+	assert.True(t, lock.Release(t.Context()) == redislock.ErrLockNotHeld)
+}
+
+func TestNoScript(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		ctx := t.Context()
+		flush := func() { require.NoError(t, rdb.ScriptFlush(ctx).Err()) }
+		for _, keys := range [][]string{{"a"}, {"a", "b"}} {
+			flush()
+			lock, err := redislock.ObtainMulti(ctx, rdb, keys, ttl, nil)
+			require.NoError(t, err)
+			flush()
+			require.NoError(t, lock.Refresh(ctx, ttl, nil))
+			flush()
+			left, err := lock.TTL(ctx)
+			require.NoError(t, err)
+			assert.NotZero(t, left)
+			flush()
+			require.NoError(t, lock.Release(ctx))
+		}
+	})
+}
+
+func TestOutOfMemory(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	ctx := t.Context()
+	lock := obtain(t, rdb, nil)
+	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory", "1").Err())
+
+	_, err := redislock.Obtain(ctx, rdb, "other", ttl, nil)
+	assert.True(t, redis.IsOOMError(err), "got %v", err)
+	_, err = redislock.ObtainMulti(ctx, rdb, []string{"a", "b"}, ttl, &redislock.Options{FenceKey: "fence"})
+	assert.True(t, redis.IsOOMError(err), "got %v", err)
+	requireGone(t, rdb, "other", "a", "b", "fence")
+
+	require.NoError(t, lock.Refresh(ctx, ttl, nil), "what is held can be kept")
+	require.NoError(t, lock.Release(ctx), "and given back")
+}

@@ -1,0 +1,36 @@
+package redislock
+
+import (
+	"context"
+	"embed"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/*.lua
+var lua embed.FS
+
+var (
+	obtainScript      = loadScript("obtain")
+	obtainMultiScript = loadScript("obtain_multi")
+	refreshScript     = loadScript("refresh")
+	releaseScript     = loadScript("release")
+	ttlScript         = loadScript("ttl")
+)
+
+func loadScript(name string) *redis.Script {
+	source, err := lua.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err) // not built in: impossible
+	}
+	return redis.NewScript(string(source))
+}
+
+// run asks Redis to run a script: by its digest, and by its source where the
+// server does not know it yet. All scripts reply with an integer.
+func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (int64, error) {
+	if c == nil || c.client == nil {
+		return 0, errNoClient
+	}
+	return script.Run(ctx, c.client, keys, args...).Int64()
+}
