@@ -427,7 +427,7 @@ func TestObtain_waiting(t *testing.T) {
 		"endless ends after the TTL":   {0, time.Minute, every(time.Second), time.Minute, 60, context.DeadlineExceeded},
 		"one wait longer than the TTL": {0, time.Minute, every(time.Hour), time.Minute, 1, context.DeadlineExceeded},
 		"shorter deadline":             {time.Second, time.Minute, every(400 * time.Millisecond), time.Second, 3, context.DeadlineExceeded},
-		"longer deadline":              {time.Hour, time.Minute, every(10 * time.Minute), time.Hour, 6, context.DeadlineExceeded},
+		"longer deadline":              {time.Hour, time.Minute, every(25 * time.Minute), time.Hour, 3, context.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

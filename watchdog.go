@@ -188,7 +188,11 @@ func newWatch(opt *Options) *watch {
 	if opt == nil || opt.Watchdog == nil && opt.Logger == nil {
 		return nil
 	}
-	return &watch{logger: opt.Logger, watchdog: opt.Watchdog}
+	w := &watch{logger: opt.Logger, watchdog: opt.Watchdog}
+	if w.watchdog == (*TickWatchdog)(nil) {
+		w.watchdog = nil
+	}
+	return w
 }
 
 func (l *Lock) log() *slog.Logger {

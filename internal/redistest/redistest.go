@@ -17,12 +17,17 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/require"
 )
 
 // RequireEnv names the environment variable that turns the skipping of tests
 // without a redis-server into their failure.
 const RequireEnv = "REDISLOCK_REQUIRE_REDIS"
+
+func init() {
+	logging.Disable() // tests break connections on purpose
+}
 
 // startTimeout is how long a server may take to answer, on a busy machine.
 const startTimeout = 30 * time.Second
