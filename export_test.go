@@ -4,3 +4,19 @@ package redislock
 func Orphans() int {
 	return len(orphans)
 }
+
+// ScriptName tells scripts apart by their digests.
+func ScriptName(digest string) string {
+	switch digest {
+	case obtainScript.Hash(), obtainMultiScript.Hash():
+		return "obtain"
+	case refreshScript.Hash():
+		return "refresh"
+	case releaseScript.Hash():
+		return "release"
+	case ttlScript.Hash():
+		return "ttl"
+	default:
+		return digest
+	}
+}

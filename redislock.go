@@ -308,10 +308,13 @@ func newLock(c *Client, keys []string, opt *Options) *Lock {
 	}
 }
 
-// randomToken returns 16 random bytes as 22 characters.
+// tokenLength is the length of generated tokens: 16 random bytes as unpadded
+// base64.
+const tokenLength = 22
+
 func randomToken() string {
 	var random [16]byte
-	var token [22]byte
+	var token [tokenLength]byte
 	_, _ = rand.Read(random[:]) // never fails
 	base64.RawURLEncoding.Encode(token[:], random[:])
 	return string(token[:])
@@ -322,18 +325,24 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options) (held 
 	ttl = ttl.Truncate(time.Millisecond)
 	l.lease.validUntil = sinceEpoch() + validity(ttl)
 
-	if opt == nil || opt.FenceKey == "" {
-		if len(l.keys) == 1 {
-			reply, err := l.run(ctx, obtainScript, l.keys, l.value, ttl.Milliseconds(), l.tokenLen)
-			return reply != 0, err
+	fenced := opt != nil && opt.FenceKey != ""
+	if len(l.keys) == 1 && !fenced {
+		args := []any{l.value, ttl.Milliseconds()}
+		if l.tokenLen != tokenLength {
+			args = append(args, l.tokenLen)
 		}
-		reply, err := l.run(ctx, obtainMultiScript, l.keys, l.value, ttl.Milliseconds(), l.tokenLen, 0)
+		reply, err := l.run(ctx, obtainScript, l.keys, args...)
 		return reply != 0, err
 	}
-	keys := append(slices.Clip(l.keys), opt.FenceKey)
-	fence, err := l.run(ctx, obtainMultiScript, keys, l.value, ttl.Milliseconds(), l.tokenLen, 1)
-	l.fence = fence
-	return fence != 0, err
+	keys, counter := l.keys, 0
+	if fenced {
+		keys, counter = append(slices.Clip(keys), opt.FenceKey), 1
+	}
+	reply, err := l.run(ctx, obtainMultiScript, keys, l.value, ttl.Milliseconds(), l.tokenLen, counter)
+	if fenced {
+		l.fence = reply
+	}
+	return reply != 0, err
 }
 
 // Key returns the lock's key; of several the first.

@@ -59,15 +59,15 @@ func requireGone(t testing.TB, rdb *redis.Client, keys ...string) {
 // scripter is a Redis client that answers every script by a function.
 type scripter struct {
 	redis.Scripter
-	answer func(ctx context.Context, keys []string, args []any) (any, error)
+	answer func(ctx context.Context, script string) (any, error)
 }
 
-func (s scripter) EvalSha(ctx context.Context, _ string, keys []string, args ...any) *redis.Cmd {
-	return redis.NewCmdResult(s.answer(ctx, keys, args))
+func (s scripter) EvalSha(ctx context.Context, digest string, _ []string, _ ...any) *redis.Cmd {
+	return redis.NewCmdResult(s.answer(ctx, redislock.ScriptName(digest)))
 }
 
 func answering(answer int64) scripter {
-	return scripter{answer: func(context.Context, []string, []any) (any, error) { return answer, nil }}
+	return scripter{answer: func(context.Context, string) (any, error) { return answer, nil }}
 }
 
 func TestObtain(t *testing.T) {
@@ -299,7 +299,7 @@ func TestFenceToken_unusableCounter(t *testing.T) {
 }
 
 func TestObtain_badInput(t *testing.T) {
-	unasked := scripter{answer: func(context.Context, []string, []any) (any, error) {
+	unasked := scripter{answer: func(context.Context, string) (any, error) {
 		t.Error("Redis was asked")
 		return nil, errors.New("asked")
 	}}
@@ -492,7 +492,7 @@ func TestObtain_withAnEndedContext(t *testing.T) {
 func TestObtain_redisFails(t *testing.T) {
 	failure := errors.New("failure")
 	before := redislock.GetStats().Obtain
-	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, []string, []any) (any, error) {
+	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, string) (any, error) {
 		return nil, failure
 	}}, key, time.Millisecond, nil)
 	assert.ErrorIs(t, err, failure)
@@ -504,7 +504,7 @@ func TestObtain_redisFails(t *testing.T) {
 // A dial that times out claims to be a context that did.
 func TestObtain_dialTimeoutIsNoCancel(t *testing.T) {
 	before := redislock.GetStats().Obtain
-	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, []string, []any) (any, error) {
+	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, string) (any, error) {
 		return nil, fmt.Errorf("dial: %w", context.DeadlineExceeded)
 	}}, key, time.Millisecond, nil)
 	require.Error(t, err)
@@ -584,7 +584,7 @@ func TestRefresh_retriesTransientFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		failures := 0
 		failure := errors.New("failure")
-		rdb := scripter{answer: func(context.Context, []string, []any) (any, error) {
+		rdb := scripter{answer: func(context.Context, string) (any, error) {
 			if failures > 0 {
 				failures--
 				return nil, fmt.Errorf("%w with %d to come", failure, failures)
@@ -693,9 +693,11 @@ func TestLock_expires(t *testing.T) {
 	lock, err := redislock.Obtain(t.Context(), rdb, key, 5*time.Millisecond, nil)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		left, err := lock.TTL(t.Context())
-		return err == nil && left == 0
+		return rdb.Exists(t.Context(), key).Val() == 0
 	}, 10*time.Second, time.Millisecond)
+	left, err := lock.TTL(t.Context())
+	require.NoError(t, err)
+	assert.Zero(t, left)
 	assert.True(t, lock.Refresh(t.Context(), ttl, nil) == redislock.ErrNotObtained)
 	assert.True(t, lock.Release(t.Context()) == redislock.ErrLockNotHeld)
 }

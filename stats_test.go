@@ -72,7 +72,7 @@ func TestStats(t *testing.T) {
 func TestStats_eachOutcome(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	failing := scripter{answer: func(ctx context.Context, _ []string, _ []any) (any, error) {
+	failing := scripter{answer: func(ctx context.Context, _ string) (any, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}

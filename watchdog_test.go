@@ -25,10 +25,9 @@ type ticker struct {
 	refreshed func() (any, error)
 }
 
-// client returns the client: a refresh is what carries a TTL but no token's length.
 func (k *ticker) client() scripter {
-	return scripter{answer: func(_ context.Context, _ []string, args []any) (any, error) {
-		if len(args) != 2 {
+	return scripter{answer: func(_ context.Context, script string) (any, error) {
+		if script != "refresh" {
 			return int64(1), nil
 		}
 		k.mu.Lock()
@@ -298,11 +297,11 @@ func TestTickWatchdog_lockIsGone(t *testing.T) {
 func TestTickWatchdog_releaseDuringARefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var released atomic.Bool
-		rdb := scripter{answer: func(_ context.Context, _ []string, args []any) (any, error) {
-			switch len(args) {
-			case 1:
+		rdb := scripter{answer: func(_ context.Context, script string) (any, error) {
+			switch script {
+			case "release":
 				released.Store(true)
-			case 2:
+			case "refresh":
 				time.Sleep(time.Second) // on its way
 				assert.False(t, released.Load())
 			}
@@ -351,8 +350,8 @@ type contextKey struct{}
 func TestCustomWatchdog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		watchdog := &custom{stop: make(chan struct{})}
-		rdb := scripter{answer: func(_ context.Context, _ []string, args []any) (any, error) {
-			if len(args) == 1 {
+		rdb := scripter{answer: func(_ context.Context, script string) (any, error) {
+			if script == "release" {
 				watchdog.note("delete")
 			}
 			return int64(1), nil

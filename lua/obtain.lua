@@ -3,7 +3,7 @@
 -- KEYS[1]  the lock's key
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
--- ARGV[3]  the length of the token in bytes
+-- ARGV[3]  the length of the token in bytes, if it is not 22 as of generated ones
 --
 -- Reply: 1 if the lock is held by the token now, 0 if by somebody else.
 
@@ -12,7 +12,7 @@ if redis.call('set', KEYS[1], ARGV[1], 'nx', 'px', ARGV[2]) then
 end
 -- The token's own value may be here from an earlier run of this very call whose
 -- reply was lost, so that a client that repeats it must be told "yes" again.
-local length = tonumber(ARGV[3])
+local length = tonumber(ARGV[3] or 22)
 if redis.call('getrange', KEYS[1], 0, length - 1) ~= string.sub(ARGV[1], 1, length) then
 	return 0
 end

@@ -3,8 +3,9 @@
 -- KEYS     the locks' keys
 -- ARGV[1]  the value: token and metadata
 --
--- Reply: the shortest TTL in milliseconds, at least 1, if all keys have the
--- value, else 0.
+-- Reply: the shortest TTL in milliseconds if all keys have the value, else 0; a
+-- last fraction of a millisecond is 0 too. A key that somebody made persist does
+-- not count.
 
 local shortest
 for _, key in ipairs(KEYS) do
@@ -12,9 +13,8 @@ for _, key in ipairs(KEYS) do
 		return 0
 	end
 	local ttl = redis.call('pttl', key)
-	if not shortest or ttl < shortest then
+	if ttl >= 0 and (not shortest or ttl < shortest) then
 		shortest = ttl
 	end
 end
--- 0 is the last fraction of a millisecond, -1 a key that somebody made persist.
-return math.max(shortest, 1)
+return shortest or 0

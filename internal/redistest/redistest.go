@@ -4,6 +4,7 @@ package redistest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -24,6 +25,10 @@ import (
 // RequireEnv names the environment variable that turns the skipping of tests
 // without a redis-server into their failure.
 const RequireEnv = "REDISLOCK_REQUIRE_REDIS"
+
+// ServerEnv names the environment variable for the program to test on, such as
+// valkey-server. Default: redis-server.
+const ServerEnv = "REDISLOCK_SERVER"
 
 func init() {
 	logging.Disable() // tests break connections on purpose
@@ -49,25 +54,27 @@ func Client(t testing.TB, addr string, changes ...func(*redis.Options)) *redis.C
 type Server struct {
 	Addr string
 
-	t      testing.TB
-	args   []string
-	pid    int
-	stdin  io.Closer
-	exited chan struct{}
+	t       testing.TB
+	program string
+	args    []string
+	pid     int
+	stdin   io.Closer
+	exited  chan struct{}
 }
 
 // Start starts a redis-server with the given arguments, which ends with the test.
 // If the machine has none the test is skipped, or fails if RequireEnv is set.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		const help = "no redis-server in PATH: install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis)"
+	program := cmp.Or(os.Getenv(ServerEnv), "redis-server")
+	if _, err := exec.LookPath(program); err != nil {
+		help := fmt.Sprintf("no %s in PATH: install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis)", program)
 		if os.Getenv(RequireEnv) != "" {
 			t.Fatalf("%s is set, but there is %s", RequireEnv, help)
 		}
 		t.Skip(help)
 	}
-	server := &Server{t: t, Addr: freeAddr(t)}
+	server := &Server{t: t, Addr: freeAddr(t), program: program}
 	server.args = append([]string{
 		"--bind", "127.0.0.1", "--port", server.Addr[strings.LastIndex(server.Addr, ":")+1:],
 		"--dir", t.TempDir(), "--save", "", "--daemonize", "no",
@@ -101,7 +108,7 @@ const supervise = `"$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!; w
 // it answers.
 func (s *Server) Restart() {
 	s.t.Helper()
-	command := exec.Command("sh", append([]string{"-c", supervise, "sh", "redis-server"}, s.args...)...)
+	command := exec.Command("sh", append([]string{"-c", supervise, "sh", s.program}, s.args...)...)
 	stdin, err := command.StdinPipe()
 	require.NoError(s.t, err)
 	stdout, err := command.StdoutPipe()

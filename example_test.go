@@ -1,0 +1,261 @@
+package redislock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+)
+
+// connect stands for redis.NewClient with the address of your server. The examples
+// run on an embedded one.
+func connect() (client *redis.Client, closeClient func()) {
+	addr, stop, err := redistest.RunEmbedded()
+	if err != nil {
+		log.Fatal(err)
+	}
+	client = redis.NewClient(&redis.Options{Addr: addr})
+	return client, func() {
+		_ = client.Close()
+		stop()
+	}
+}
+
+func Example() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	locker := redislock.New(client)
+	lock, err := locker.Obtain(ctx, "my-key", time.Second, nil)
+	if errors.Is(err, redislock.ErrNotObtained) {
+		fmt.Println("somebody else has it")
+		return
+	} else if err != nil {
+		log.Fatal(err)
+	}
+	defer lock.Release(ctx)
+	fmt.Println("I have the lock")
+
+	_, err = locker.Obtain(ctx, "my-key", time.Second, nil)
+	fmt.Println("a second caller:", err)
+
+	if err := lock.Refresh(ctx, 200*time.Millisecond, nil); err != nil {
+		log.Fatal(err)
+	}
+	left, err := lock.TTL(ctx)
+	fmt.Println("refreshed:", left > 0 && left <= 200*time.Millisecond, err)
+
+	time.Sleep(400 * time.Millisecond)
+	left, err = lock.TTL(ctx)
+	fmt.Println("expired:", left == 0, err)
+
+	// Output:
+	// I have the lock
+	// a second caller: redislock: not obtained
+	// refreshed: true <nil>
+	// expired: true <nil>
+}
+
+func ExampleClient_Obtain_retry() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	locker := redislock.New(client)
+	first, err := locker.Obtain(ctx, "my-key", time.Minute, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = first.Release(ctx) })
+
+	// Every 20 ms, 500 times at the most.
+	second, err := locker.Obtain(ctx, "my-key", time.Minute, &redislock.Options{
+		RetryStrategy: redislock.LimitRetry(redislock.LinearBackoff(20*time.Millisecond), 500),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer second.Release(ctx)
+	fmt.Println("obtained once the first was released")
+
+	// Output:
+	// obtained once the first was released
+}
+
+func ExampleClient_Obtain_customDeadline() {
+	client, closeClient := connect()
+	defer closeClient()
+
+	locker := redislock.New(client)
+	first, err := locker.Obtain(context.Background(), "my-key", time.Minute, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer first.Release(context.Background())
+
+	// An endless strategy tries until the deadline. Without one it would try for
+	// the TTL.
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_, err = locker.Obtain(ctx, "my-key", time.Minute, &redislock.Options{
+		RetryStrategy: redislock.ExponentialBackoff(16*time.Millisecond, time.Second),
+	})
+	fmt.Println("not obtained:", errors.Is(err, redislock.ErrNotObtained))
+	fmt.Println("because of the deadline:", errors.Is(err, context.DeadlineExceeded))
+
+	// Output:
+	// not obtained: true
+	// because of the deadline: true
+}
+
+func ExampleTickWatchdog() {
+	client, closeClient := connect()
+	defer closeClient()
+
+	// One watchdog may serve many locks. The context bounds the obtaining only: the
+	// watchdog goes on.
+	watchdog := redislock.NewTickWatchdog(100 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 300*time.Millisecond, &redislock.Options{
+		Watchdog: watchdog,
+		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	time.Sleep(700 * time.Millisecond)
+	left, err := lock.TTL(context.Background())
+	fmt.Println("held for longer than the TTL:", left > 0, err)
+	fmt.Println("released:", lock.Release(context.Background()))
+
+	// Output:
+	// held for longer than the TTL: true <nil>
+	// released: <nil>
+}
+
+func ExampleGetStats() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+	before := redislock.GetStats()
+
+	locker := redislock.New(client)
+	lock, err := locker.Obtain(ctx, "my-key", time.Minute, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, _ = locker.Obtain(ctx, "my-key", time.Minute, nil)
+	_ = lock.Release(ctx)
+	_ = lock.Release(ctx)
+
+	// The counters are those of the process, since it started.
+	now := redislock.GetStats()
+	fmt.Println("obtained:", now.Obtain.Success-before.Obtain.Success)
+	fmt.Println("held by somebody else:", now.Obtain.Failed-before.Obtain.Failed)
+	fmt.Println("released:", now.Release.Success-before.Release.Success)
+	fmt.Println("not held any more:", now.Release.Failed-before.Release.Failed)
+
+	// Output:
+	// obtained: 1
+	// held by somebody else: 1
+	// released: 1
+	// not held any more: 1
+}
+
+// A resource that remembers the greatest fencing token it has seen can tell a
+// holder from one whose lock has expired without its noticing.
+func ExampleLock_FenceToken() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	greatest := int64(0)
+	write := func(fence int64, text string) {
+		if fence < greatest {
+			fmt.Printf("%s rejected: %d is older than %d\n", text, fence, greatest)
+			return
+		}
+		greatest = fence
+		fmt.Printf("%s accepted with %d\n", text, fence)
+	}
+
+	locker := redislock.New(client)
+	// The hash tag puts lock and counter in one slot of a Redis Cluster.
+	opt := &redislock.Options{FenceKey: "{report}:fence"}
+	slow, err := locker.Obtain(ctx, "{report}", 50*time.Millisecond, opt)
+	if err != nil {
+		log.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond) // a pause that was not planned
+
+	quick, err := locker.Obtain(ctx, "{report}", time.Minute, opt)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer quick.Release(ctx)
+	write(quick.FenceToken(), "the new holder")
+	write(slow.FenceToken(), "the old holder")
+
+	// Output:
+	// the new holder accepted with 2
+	// the old holder rejected: 1 is older than 2
+}
+
+func ExampleClient_ObtainMulti() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	locker := redislock.New(client)
+	transfer, err := locker.ObtainMulti(ctx, []string{"account:1", "account:2"}, time.Minute, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("obtained", transfer.Keys())
+
+	_, err = locker.ObtainMulti(ctx, []string{"account:2", "account:3"}, time.Minute, nil)
+	fmt.Println("both or none:", err)
+	third, err := locker.Obtain(ctx, "account:3", time.Minute, nil)
+	fmt.Println("obtained", third.Key(), err)
+
+	fmt.Println(transfer.Release(ctx), third.Release(ctx))
+
+	// Output:
+	// obtained [account:1 account:2]
+	// both or none: redislock: not obtained
+	// obtained account:3 <nil>
+	// <nil> <nil>
+}
+
+// Whoever knows the token of a lock can obtain it again, from another process too.
+func ExampleOptions_token() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	locker := redislock.New(client)
+	_, err := locker.Obtain(ctx, "job", time.Minute, &redislock.Options{Token: "worker-17;", Metadata: "step 1"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	lock, err := locker.Obtain(ctx, "job", time.Minute, &redislock.Options{Token: "worker-17;", Metadata: "step 2"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer lock.Release(ctx)
+	fmt.Println(client.Get(ctx, "job").Val())
+
+	// Output:
+	// worker-17;step 2
+}
