@@ -1,8 +1,18 @@
 package redislock
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
+)
+
+// Why a lock has ended. Each of them is also ErrLockNotHeld.
+var (
+	errReleased = fmt.Errorf("%w: released", ErrLockNotHeld)
+	errGone     = fmt.Errorf("%w: its key is gone or somebody else's", ErrLockNotHeld)
+	errNever    = fmt.Errorf("%w: never obtained", ErrLockNotHeld)
 )
 
 // epoch is the zero of the clock that leases are measured by. It is monotonic:
@@ -16,15 +26,24 @@ func sinceEpoch() time.Duration {
 // A lease is what a holder may believe of its lock without asking Redis.
 type lease struct {
 	mu         sync.Mutex
+	refreshed  time.Duration // since epoch: when the TTL was last set for sure
 	validUntil time.Duration // since epoch
-	done       chan struct{} // closed at the end; nil until somebody asks for it
+	cause      error         // why the lease has ended; nil: it has not
+	alarm      *alarm        // nil until somebody wants to be told of the end
 
 	// Refreshes that are under way, and the shortest TTL among those that
 	// overlapped since there was none.
 	shortestTTL time.Duration
-	refreshes   int32
+	underWay    int32
+}
 
-	ended bool
+// An alarm tells of the end of a lease.
+type alarm struct {
+	ctx     context.Context // canceled at the end
+	cancel  context.CancelCauseFunc
+	timer   *time.Timer   // rings at validUntil
+	failure error         // of refreshes, since one succeeded
+	idle    chan struct{} // closed once no refresh is under way; nil: nobody waits
 }
 
 // validity is how long a lock may be believed in, from the moment that the
@@ -34,31 +53,81 @@ func validity(ttl time.Duration) time.Duration {
 	return ttl - ttl/100
 }
 
-// beginRefresh notes that a command that sets the TTL is about to be sent and
-// returns the moment. From here on the server may have the new TTL, though the
-// reply may be long in coming or never come: if that is the shorter life, it is
-// the one to count on.
-func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration) {
+// begin notes that the command that takes the lock is about to be sent.
+func (l *lease) begin(ttl time.Duration) {
+	l.refreshed = sinceEpoch()
+	l.validUntil = l.refreshed + validity(ttl)
+}
+
+// beginRefresh notes that a command that sets the TTL is about to be sent, and
+// returns the moment; not so if the lease has ended: it does not come back to life.
+//
+// From here on the server may have the new TTL, though the reply may be long in
+// coming or never come: if that is the shorter life, it is the one to count on.
+func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.cause != nil {
+		return 0, false
+	}
 	sent = sinceEpoch()
-	l.validUntil = min(l.validUntil, sent+validity(ttl))
-	if l.refreshes == 0 || ttl < l.shortestTTL {
+	if shorter := sent + validity(ttl); shorter < l.validUntil {
+		l.validUntil = shorter
+		l.wind()
+	}
+	if l.underWay == 0 || ttl < l.shortestTTL {
 		l.shortestTTL = ttl
 	}
-	l.refreshes++
-	return sent
+	l.underWay++
+	return sent, true
 }
 
 // endRefresh notes how that command ended. If another overlapped with it, the
 // server may have run the two in either order. Whichever was last, it ran after
 // this one was sent and set at least the shortest TTL.
-func (l *lease) endRefresh(sent time.Duration, ok bool) {
+func (l *lease) endRefresh(sent time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.refreshes--
-	if ok {
+	if err == nil && l.cause == nil {
+		l.refreshed = max(l.refreshed, sent)
 		l.validUntil = max(l.validUntil, sent+validity(l.shortestTTL))
+		l.wind()
+	}
+	l.underWay--
+	if l.alarm == nil {
+		return
+	}
+	if l.refreshed <= sent {
+		l.alarm.failure = err
+	}
+	if l.underWay == 0 && l.alarm.idle != nil {
+		close(l.alarm.idle)
+		l.alarm.idle = nil
+	}
+}
+
+// wind sets the alarm to validUntil, with mu held.
+func (l *lease) wind() {
+	if l.alarm != nil {
+		l.alarm.timer.Reset(l.validUntil - sinceEpoch())
+	}
+}
+
+// awaitRefreshes waits until no refresh is under way, or ctx ends.
+func (l *lease) awaitRefreshes(ctx context.Context) {
+	l.mu.Lock()
+	if l.underWay == 0 || l.alarm == nil {
+		l.mu.Unlock()
+		return
+	}
+	if l.alarm.idle == nil {
+		l.alarm.idle = make(chan struct{})
+	}
+	idle := l.alarm.idle
+	l.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
 	}
 }
 
@@ -70,37 +139,85 @@ func (l *lease) remaining() time.Duration {
 }
 
 // end ends the lease for good and reports whether it had not ended before.
-func (l *lease) end() bool {
+func (l *lease) end(cause error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended {
+	return l.endLocked(cause)
+}
+
+func (l *lease) endLocked(cause error) bool {
+	if l.cause != nil {
 		return false
 	}
-	l.ended = true
-	if l.done != nil {
-		close(l.done)
+	l.cause = cause
+	l.validUntil = min(l.validUntil, sinceEpoch())
+	if l.alarm != nil {
+		l.alarm.timer.Stop()
+		l.alarm.cancel(cause)
 	}
 	return true
 }
 
-// doneChan returns the channel that is closed when the lease ends.
-func (l *lease) doneChan() <-chan struct{} {
+// endIfExpired ends the lease if its time is over: it may have been refreshed while
+// the alarm was ringing.
+func (l *lease) endIfExpired() (cause error, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.done == nil {
-		l.done = make(chan struct{})
-		if l.ended {
-			close(l.done)
+	if l.cause != nil || l.validUntil > sinceEpoch() {
+		return nil, false
+	}
+	since := epoch.Add(l.refreshed).Format("15:04:05.000")
+	if l.alarm.failure != nil {
+		cause = fmt.Errorf("%w: not refreshed since %s because of: %w", ErrLockNotHeld, since, l.alarm.failure)
+	} else {
+		cause = fmt.Errorf("%w: not refreshed since %s", ErrLockNotHeld, since)
+	}
+	return cause, l.endLocked(cause)
+}
+
+// ended returns a context that is canceled when the lock ends, and sees to that.
+func (l *Lock) ended() context.Context {
+	l.lease.mu.Lock()
+	defer l.lease.mu.Unlock()
+	if l.lease.alarm == nil {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		l.lease.alarm = &alarm{ctx: ctx, cancel: cancel}
+		if l.lease.cause != nil {
+			cancel(l.lease.cause)
+		} else {
+			l.lease.alarm.timer = time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)
 		}
 	}
-	return l.done
+	return l.lease.alarm.ctx
+}
+
+func (l *Lock) ring() {
+	if cause, expired := l.lease.endIfExpired(); expired {
+		l.lost(cause)
+	}
+}
+
+// lose ends the lock, which its holder still wants.
+func (l *Lock) lose(cause error) {
+	if l.lease.end(cause) {
+		l.lost(cause)
+	}
+}
+
+// lost does what is to be done when the lease has ended but was not released.
+func (l *Lock) lost(cause error) {
+	stats.lost.Add(1)
+	l.log().Error("redislock: lock lost", "keys", l.keys, "error", cause)
+	if l.watch != nil && l.watch.ticking != nil {
+		l.watch.ticking.remove()
+	}
 }
 
 // ValidUntil is a time until which the lock is sure to be held unless it is
 // released, which takes no call to Redis to know: when the command that set the
 // TTL was about to be sent, plus the TTL, less a hundredth of it for a clock of the
-// server that runs fast. Each refresh that succeeds moves it. It is the zero time
-// for a nil lock.
+// server that runs fast. Each refresh that succeeds moves it. Once the lock has
+// ended it is in the past; it is the zero time for a nil lock.
 //
 // What it cannot cover is data that the server loses, and the time that passes in
 // this process between looking at it and acting on it.
@@ -111,4 +228,95 @@ func (l *Lock) ValidUntil() time.Time {
 	l.lease.mu.Lock()
 	defer l.lease.mu.Unlock()
 	return epoch.Add(l.lease.validUntil)
+}
+
+// Done returns a channel that is closed once the lock is no longer held for sure:
+//
+//   - when Release is called;
+//   - when a refresh, the watchdog's or one's own, finds that the key is gone or
+//     somebody else's;
+//   - when [Lock.ValidUntil] passes, whatever keeps the refreshes from succeeding.
+//
+// While it is open nobody else holds the lock, as far as the server keeps its data.
+// Once it is closed it stays so, and Refresh returns ErrNotObtained: the lock has to
+// be obtained anew. The channel of a nil lock is closed.
+//
+// A process that was paused learns of the end only when it goes on. See
+// [Lock.FenceToken] for what to do about what it does then.
+func (l *Lock) Done() <-chan struct{} {
+	if l == nil {
+		return canceled(context.Background(), errNever).Done()
+	}
+	return l.ended().Done()
+}
+
+// Context returns a copy of parent that is canceled when the lock ends, as
+// [Lock.Done] says. Its context.Cause is then an error that is ErrLockNotHeld to
+// errors.Is and says why: the lock was released, is somebody else's, or was not
+// refreshed in time because of the last error of the Redis client, which errors.Is
+// finds too.
+//
+// The context of a nil lock is canceled from the start. What is held for the
+// context is freed when the lock or parent ends.
+func (l *Lock) Context(parent context.Context) context.Context {
+	if l == nil {
+		return canceled(parent, errNever)
+	}
+	ended := l.ended()
+	if ended.Err() != nil {
+		return canceled(parent, context.Cause(ended))
+	}
+	ctx, cancel := context.WithCancelCause(parent)
+	stop := context.AfterFunc(ended, func() { cancel(context.Cause(ended)) })
+	context.AfterFunc(ctx, func() { stop() })
+	return ctx
+}
+
+func canceled(parent context.Context, cause error) context.Context {
+	ctx, cancel := context.WithCancelCause(parent)
+	cancel(cause)
+	return ctx
+}
+
+// Do obtains the lock of the given key, runs fn while it holds it, and releases it,
+// also if fn panics or calls runtime.Goexit. The context that fn gets is that of
+// [Lock.Context]: it is canceled if the lock is lost meanwhile, which fn should heed.
+// Give opt a Watchdog if fn may take longer than ttl.
+//
+// If the lock cannot be obtained, fn does not run and the error is that of
+// [Client.Obtain]. Else Do returns fn's error; if the lock was lost before fn had
+// returned, joined with an error that says why and is ErrLockNotHeld to errors.Is.
+// A release that Redis does not answer is no error: the work is done, and the lock
+// will expire.
+func (c *Client) Do(ctx context.Context, key string, ttl time.Duration, opt *Options, fn func(ctx context.Context) error) (err error) {
+	if fn == nil {
+		return errors.New("redislock: Do has no function to run: fn is nil")
+	}
+	lock, err := c.Obtain(ctx, key, ttl, opt)
+	if err != nil {
+		return err
+	}
+	held := lock.Context(ctx)
+	defer func() {
+		if lost := lock.finish(ctx); lost != nil {
+			err = errors.Join(err, lost)
+		}
+	}()
+	return fn(held)
+}
+
+// finish releases the lock and returns why it was lost before, if it was.
+func (l *Lock) finish(ctx context.Context) (lost error) {
+	lost = context.Cause(l.ended())
+	err := l.Release(ctx)
+	if lost != nil {
+		return lost
+	}
+	if err == ErrLockNotHeld {
+		return errGone
+	}
+	if err != nil {
+		l.log().Warn("redislock: lock could not be released", "keys", l.keys, "error", err)
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -62,7 +63,7 @@ func (l *Lock) releaseOrphan(ttl time.Duration) (tried <-chan struct{}) {
 			cancel()
 			once.Do(func() { close(first) })
 
-			if held == 1 || err != nil && refused(err) {
+			if held == 1 || err != nil && refused(err) || errors.Is(err, redis.ErrClosed) {
 				return
 			}
 			if err == nil {

@@ -323,7 +323,7 @@ func randomToken() string {
 // take asks Redis for the lock and reports whether it is held now.
 func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options) (held bool, _ error) {
 	ttl = ttl.Truncate(time.Millisecond)
-	l.lease.validUntil = sinceEpoch() + validity(ttl)
+	l.lease.begin(ttl)
 
 	fenced := opt != nil && opt.FenceKey != ""
 	if len(l.keys) == 1 && !fenced {
@@ -451,11 +451,22 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 
 // extend asks once for a new TTL.
 func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
-	sent := l.lease.beginRefresh(ttl)
-	held, err := l.run(ctx, refreshScript, l.keys, l.value, ttl.Milliseconds())
-	l.lease.endRefresh(sent, err == nil && held == 1)
-	if err == nil && held == 0 {
+	sent, ok := l.lease.beginRefresh(ttl)
+	if !ok {
 		return ErrNotObtained
+	}
+	held, err := l.run(ctx, refreshScript, l.keys, l.value, ttl.Milliseconds())
+	return l.extended(sent, held == 1, err)
+}
+
+// extended takes in how Redis answered to that.
+func (l *Lock) extended(sent time.Duration, held bool, err error) error {
+	if err == nil && !held {
+		err = ErrNotObtained
+	}
+	l.lease.endRefresh(sent, err)
+	if err == ErrNotObtained {
+		l.lose(errGone)
 	}
 	return err
 }
@@ -490,8 +501,8 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 		ctx = detached
 	}
 	// First of all this holder ceases to believe: once the key is gone there may
-	// be another.
-	l.lease.end()
+	// be another. From here on no refresh begins any more either.
+	l.lease.end(errReleased)
 	l.stopWatchdog(ctx)
 	held, err := l.delete(ctx)
 	if err != nil {

@@ -690,7 +690,7 @@ func TestRelease_redisFails(t *testing.T) {
 
 func TestLock_expires(t *testing.T) {
 	rdb := redistest.Start(t).Client()
-	lock, err := redislock.Obtain(t.Context(), rdb, key, 5*time.Millisecond, nil)
+	lock, err := redislock.Obtain(t.Context(), rdb, key, 200*time.Millisecond, nil)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		return rdb.Exists(t.Context(), key).Val() == 0

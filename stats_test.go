@@ -100,5 +100,6 @@ func TestStats_eachOutcome(t *testing.T) {
 	assert.Equal(t, redislock.Stats{
 		Refresh: redislock.Status{Success: 1, Failed: 1, Error: 1, Cancel: 1},
 		Release: redislock.Status{Success: 1, Failed: 1, Error: 1},
+		Lost:    1, // found gone by the refresh that failed
 	}, got)
 }

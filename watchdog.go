@@ -3,15 +3,14 @@ package redislock
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"time"
 )
 
 // Watchdog keeps a lock alive while its holder works. An implementation of one's
 // own is started in a goroutine once the lock is obtained, with a context that
-// keeps the values of Obtain's, and is stopped by Release before the key is
-// deleted.
+// keeps the values of Obtain's and ends with the lock; Release stops it before the
+// key is deleted.
 type Watchdog interface {
 	// Start refreshes lock with ttl. It blocks until the lock or ctx ends, or Stop
 	// is called.
@@ -25,19 +24,18 @@ type Watchdog interface {
 // many locks, at the same time and one after the other; the zero value is ready
 // for use. It is safe for concurrent use.
 //
-// A refresh that fails is tried again soon, for as long as the lock may still be
-// held. A lock that was found gone, or could not be refreshed in time, is lost:
-// that is logged, counted in [Stats].Lost, and ends its refreshing.
+// The refreshes of all TickWatchdogs of a process leave together, in pipelines where
+// the client can, from a number of goroutines that does not grow with the number of
+// locks. So that locks taken together do not stay together, a refresh is up to a
+// tenth of the interval early.
+//
+// A refresh that fails, or is not answered, is tried again soon, for as long as the
+// lock may still be held. A lock that was found gone, or could not be refreshed in
+// time, is lost: that is logged, counted in [Stats].Lost, closes [Lock.Done] and
+// ends its refreshing.
 type TickWatchdog struct {
 	interval time.Duration
-	mu       sync.Mutex
-	running  map[*ticking]struct{}
-}
-
-// ticking is the refreshing of one lock.
-type ticking struct {
-	cancel context.CancelFunc
-	done   chan struct{}
+	ticking  map[*ticking]struct{} // guarded by schedule.mu
 }
 
 // NewTickWatchdog returns a watchdog that refreshes each of its locks at the given
@@ -49,13 +47,24 @@ func NewTickWatchdog(interval time.Duration) *TickWatchdog {
 
 // Start refreshes lock with ttl, which becomes its TTL with the first refresh. It
 // blocks until the lock is released or lost, ctx ends, or Stop is called. Obtain
-// calls it for a lock with this watchdog: there is no need to.
+// does this for a lock with this watchdog: there is no need to call it.
 func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration) {
-	if w == nil || lock == nil {
+	if w == nil || lock == nil || lock.Client == nil {
 		return
 	}
-	ctx, t := w.begin(ctx)
-	w.tick(ctx, t, lock, ttl)
+	if err := checkTTL(ttl); err != nil {
+		lock.log().Error("redislock: lock is not refreshed", "keys", lock.keys, "error", err)
+		return
+	}
+	t := newTicking(w, lock, ttl)
+	t.removed = make(chan struct{})
+	t.start()
+	defer t.remove()
+	select {
+	case <-ctx.Done():
+	case <-lock.Done():
+	case <-t.removed:
+	}
 }
 
 // Stop ends the refreshing of all locks that the watchdog has at the moment, and
@@ -65,123 +74,18 @@ func (w *TickWatchdog) Stop() {
 	if w == nil {
 		return
 	}
-	w.mu.Lock()
-	running := make([]*ticking, 0, len(w.running))
-	for t := range w.running {
-		t.cancel()
-		running = append(running, t)
+	for _, t := range w.all() {
+		t.remove()
+		t.lock.lease.awaitRefreshes(t.lock.ended())
 	}
-	w.mu.Unlock()
-	for _, t := range running {
-		<-t.done
-	}
-}
-
-func (w *TickWatchdog) begin(ctx context.Context) (context.Context, *ticking) {
-	stats.watchdog.Add(1)
-	ctx, cancel := context.WithCancel(ctx)
-	t := &ticking{cancel: cancel, done: make(chan struct{})}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.running == nil {
-		w.running = make(map[*ticking]struct{})
-	}
-	w.running[t] = struct{}{}
-	return ctx, t
-}
-
-func (w *TickWatchdog) end(t *ticking) {
-	t.cancel()
-	w.mu.Lock()
-	delete(w.running, t)
-	w.mu.Unlock()
-	stats.watchdogDone.Add(1)
-	close(t.done)
-}
-
-func (w *TickWatchdog) tick(ctx context.Context, t *ticking, lock *Lock, ttl time.Duration) {
-	defer w.end(t)
-	if err := checkTTL(ttl); err != nil {
-		lock.log().ErrorContext(ctx, "redislock: lock is not refreshed", "keys", lock.keys, "error", err)
-		return
-	}
-	interval := w.intervalFor(ttl)
-	backoff := watchdogBackoff{ttl: ttl}
-	next := interval
-	if left := lock.lease.remaining(); left < interval {
-		next = left / 2 // obtained for a shorter time
-	}
-	timer := time.NewTimer(next)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-lock.lease.doneChan():
-			return
-		case <-timer.C:
-		}
-		stats.watchdogTick.Add(1)
-		err := lock.Refresh(ctx, ttl, nil)
-		left := lock.lease.remaining()
-		switch {
-		case err == ErrNotObtained || left <= 0:
-			if ctx.Err() == nil {
-				lock.lose(ctx, err)
-			}
-			return
-		case err == nil:
-			next = interval
-			backoff.reset()
-		default:
-			lock.log().WarnContext(ctx, "redislock: lock could not be refreshed",
-				"keys", lock.keys, "held_for", left, "error", err)
-			next = min(backoff.next(), left)
-		}
-		timer.Reset(next)
-	}
-}
-
-func (w *TickWatchdog) intervalFor(ttl time.Duration) time.Duration {
-	if w.interval <= 0 || w.interval >= validity(ttl) {
-		return ttl / 3
-	}
-	return w.interval
-}
-
-// watchdogBackoff says when to try again after refreshes that failed: soon, then
-// less and less soon, but several times within a TTL.
-type watchdogBackoff struct {
-	ttl   time.Duration
-	delay time.Duration
-}
-
-func (b *watchdogBackoff) reset() {
-	b.delay = 0
-}
-
-func (b *watchdogBackoff) next() time.Duration {
-	b.delay = min(max(2*b.delay, b.ttl/50), b.ttl/10)
-	// Jitter: the locks of a server that is away shall not all ask at once.
-	return b.delay/2 + rand.N(b.delay)
-}
-
-// lose ends a lock that its holder still wants.
-func (l *Lock) lose(ctx context.Context, err error) {
-	if !l.lease.end() {
-		return
-	}
-	stats.lost.Add(1)
-	l.log().ErrorContext(ctx, "redislock: lock lost", "keys", l.keys, "error", err)
 }
 
 // watch is what goes on behind the back of a lock's holder.
 type watch struct {
 	logger   *slog.Logger
 	watchdog Watchdog // may be nil
+	ticking  *ticking // of a TickWatchdog
 	stop     sync.Once
-	cancel   context.CancelFunc
-	done     <-chan struct{} // of a TickWatchdog
 }
 
 func newWatch(opt *Options) *watch {
@@ -202,45 +106,47 @@ func (l *Lock) log() *slog.Logger {
 	return l.watch.logger
 }
 
+// startWatchdog starts the refreshing. It outlives ctx, which was for the obtaining:
+// the common one with a timeout must not end it.
 func (l *Lock) startWatchdog(ctx context.Context, ttl time.Duration) {
 	if l.watch == nil || l.watch.watchdog == nil {
 		return
 	}
-	// The context was for the obtaining: the common one with a timeout must not
-	// end the refreshing.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	l.watch.cancel = cancel
 	if w, ok := l.watch.watchdog.(*TickWatchdog); ok {
-		// Begun here, not in the goroutine, so that a Stop right after Obtain finds
-		// it.
-		ctx, t := w.begin(ctx)
-		l.watch.done = t.done
-		go w.tick(ctx, t, l, ttl)
+		l.watch.ticking = newTicking(w, l, ttl)
+		l.watch.ticking.start()
+		l.ended() // a lock that cannot be refreshed has to end without anybody's asking
 		return
 	}
 	stats.watchdog.Add(1)
+	ctx = l.Context(context.WithoutCancel(ctx))
 	go func() {
 		defer stats.watchdogDone.Add(1)
 		l.watch.watchdog.Start(ctx, l, ttl)
 	}()
 }
 
-// stopWatchdog stops the refreshing of this lock, and waits for a refresh that is
-// under way, but not longer than ctx.
+// stopWatchdog stops the refreshing of this lock.
+//
+// Refreshing and releasing are safe in any order: both compare the value first, and
+// a key that was released does not have it any more. A refresh that comes before the
+// release is undone by it, one that comes after does nothing. Since the lease has
+// ended none begins any more; one that is under way is waited for, so that it is not
+// mistaken for a refusal, but not for long: its connection may be dead, and the
+// release may have another that is not.
 func (l *Lock) stopWatchdog(ctx context.Context) {
 	if l.watch == nil || l.watch.watchdog == nil {
 		return
 	}
-	l.watch.stop.Do(func() {
-		l.watch.cancel()
-		if l.watch.done == nil {
-			l.watch.watchdog.Stop()
-		}
-	})
-	if l.watch.done != nil {
-		select {
-		case <-l.watch.done:
-		case <-ctx.Done():
-		}
+	if l.watch.ticking == nil {
+		l.watch.stop.Do(l.watch.watchdog.Stop)
+		return
 	}
+	l.watch.ticking.remove()
+	ctx, cancel := context.WithTimeout(ctx, refreshGrace)
+	defer cancel()
+	l.lease.awaitRefreshes(ctx)
 }
+
+// refreshGrace is how long a release waits for a refresh that is under way.
+const refreshGrace = 250 * time.Millisecond

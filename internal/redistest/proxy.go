@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"io"
+	"maps"
 	"net"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ type Proxy struct {
 
 	mu      sync.Mutex
 	conns   map[net.Conn]struct{}
+	dead    map[net.Conn]struct{} // those whose replies are dropped
 	closed  bool
 	dropped bool          // requests arrive, replies never do
 	losses  int           // replies to lose next, with their connection
@@ -57,6 +59,14 @@ func (p *Proxy) DropReplies(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.dropped = on
+}
+
+// DeadenConnections makes the connections that there are now half-open for good;
+// new ones work.
+func (p *Proxy) DeadenConnections() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dead = maps.Clone(p.conns)
 }
 
 // LoseReplies cuts the connections that the next n replies are for, instead of
@@ -122,14 +132,14 @@ func (p *Proxy) remove(conns ...net.Conn) {
 	}
 }
 
-func (p *Proxy) passReplies(client io.Writer, server io.Reader) {
+func (p *Proxy) passReplies(client, server net.Conn) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := server.Read(buffer)
 		if err != nil {
 			return
 		}
-		drop, lose, delay := p.fate()
+		drop, lose, delay := p.fate(client)
 		if lose {
 			return
 		}
@@ -143,9 +153,12 @@ func (p *Proxy) passReplies(client io.Writer, server io.Reader) {
 	}
 }
 
-func (p *Proxy) fate() (drop, lose bool, delay time.Duration) {
+func (p *Proxy) fate(client net.Conn) (drop, lose bool, delay time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if _, dead := p.dead[client]; dead {
+		return true, false, 0
+	}
 	if p.losses > 0 {
 		p.losses--
 		return false, true, 0

@@ -1,0 +1,285 @@
+package redislock_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+)
+
+// patient is a client that waits for replies for longer than any lock lives here.
+func patient(o *redis.Options) {
+	o.ReadTimeout = 20 * time.Second
+}
+
+// watchLock obtains a lock that a watchdog refreshes three times a TTL.
+func watchLock(t testing.TB, rdb redislock.RedisClient, key string, ttl time.Duration) *redislock.Lock {
+	t.Helper()
+	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, watched(redislock.NewTickWatchdog(0)))
+	require.NoError(t, err)
+	return lock
+}
+
+func TestScheduler_serverStops(t *testing.T) {
+	redistest.NoLeaks(t)
+	stopped, running := redistest.Start(t), redistest.Start(t)
+	const ttl = time.Second
+	var lost []*redislock.Lock
+	rdb, other := stopped.Client(patient), running.Client(patient)
+	for i := range 100 {
+		lost = append(lost, watchLock(t, rdb, fmt.Sprint("lost", i), ttl))
+	}
+	kept := watchLock(t, other, "kept", ttl)
+
+	goroutines := runtime.NumGoroutine()
+	stopped.Pause()
+	start := time.Now()
+	got := counted(func() {
+		for _, lock := range lost {
+			<-lock.Done()
+			took := time.Since(start)
+			assert.Greater(t, took, 500*time.Millisecond)
+			assert.Less(t, took, 1050*time.Millisecond+time.Second, "with room for a busy machine")
+			assert.LessOrEqual(t, time.Until(lock.ValidUntil()), time.Duration(0))
+		}
+	})
+	assert.EqualValues(t, 100, got.Lost)
+	assert.LessOrEqual(t, runtime.NumGoroutine(), goroutines+8, "stuck refreshes do not pile up")
+	assert.False(t, isClosed(kept.Done()), "another server's lock")
+	assert.Positive(t, time.Until(kept.ValidUntil()))
+
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	start = time.Now()
+	require.ErrorIs(t, lost[0].Release(ctx), context.DeadlineExceeded)
+	assert.Less(t, time.Since(start), 5*time.Second)
+	require.NoError(t, kept.Release(t.Context()))
+	stopped.Resume()
+}
+
+func TestScheduler_blips(t *testing.T) {
+	const ttl = time.Second
+	t.Run("paused", func(t *testing.T) {
+		redistest.NoLeaks(t)
+		server := redistest.Start(t)
+		lock := watchLock(t, server.Client(patient), key, ttl)
+		for range 6 {
+			server.Pause()
+			time.Sleep(ttl / 2)
+			server.Resume()
+			// Until the refreshes have caught up.
+			refreshed := lock.ValidUntil()
+			require.Eventually(t, func() bool { return lock.ValidUntil().After(refreshed) }, 10*time.Second, time.Millisecond)
+		}
+		require.False(t, isClosed(lock.Done()))
+		require.NoError(t, lock.Release(t.Context()))
+	})
+	t.Run("connections cut", func(t *testing.T) {
+		redistest.NoLeaks(t)
+		server := redistest.Start(t)
+		proxy := redistest.StartProxy(t, server.Addr)
+		lock := watchLock(t, redistest.Client(t, proxy.Addr), key, ttl)
+		for end := time.Now().Add(3 * ttl); time.Now().Before(end); {
+			proxy.Cut()
+			time.Sleep(ttl / 20)
+		}
+		require.False(t, isClosed(lock.Done()))
+		require.NoError(t, lock.Release(t.Context()))
+	})
+}
+
+// Of a connection that is half open the client hears nothing. A refresh that is not
+// answered in time is sent over another.
+func TestScheduler_deadConnection(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	rdb := redistest.Client(t, proxy.Addr, patient)
+	const ttl = 1500 * time.Millisecond
+	lock := watchLock(t, rdb, key, ttl)
+	proxy.DeadenConnections()
+	deadened := lock.ValidUntil()
+	require.Eventually(t, func() bool { return lock.ValidUntil().After(deadened) }, 10*time.Second, time.Millisecond)
+	require.False(t, isClosed(lock.Done()))
+	proxy.Cut() // or the release might meet the dead connection
+	require.NoError(t, lock.Release(t.Context()))
+}
+
+func TestScheduler_pipelinesAndNoScript(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := server.Client()
+	const n, ttl = 1000, 3 * time.Second
+	locks := make([]*redislock.Lock, n)
+	for i := range locks {
+		locks[i] = watchLock(t, rdb, fmt.Sprint("lock", i), ttl)
+	}
+	refreshed := func() bool { return server.Calls("pexpire") >= 2*n }
+	require.Eventually(t, refreshed, 20*time.Second, 10*time.Millisecond)
+	evals := server.Calls("eval")
+	require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
+	more := server.Calls("pexpire") + 2*n
+	require.Eventually(t, func() bool { return server.Calls("pexpire") >= more }, 20*time.Second, 10*time.Millisecond)
+
+	assert.LessOrEqual(t, server.Calls("eval")-evals, 512*4, "by its source only what was under way")
+	for _, lock := range locks {
+		require.False(t, isClosed(lock.Done()))
+		require.NoError(t, lock.Release(t.Context()))
+	}
+}
+
+// A client that has no pipelines is asked by several calls at a time.
+func TestScheduler_withoutPipelines(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := struct{ redis.Scripter }{server.Client()}
+	const n, ttl = 200, 3 * time.Second
+	locks := make([]*redislock.Lock, n)
+	for i := range locks {
+		locks[i] = watchLock(t, rdb, fmt.Sprint("lock", i), ttl)
+	}
+	require.Eventually(t, func() bool { return server.Calls("pexpire") >= 3*n }, 30*time.Second, 10*time.Millisecond)
+	for _, lock := range locks {
+		require.False(t, isClosed(lock.Done()))
+		require.NoError(t, lock.Release(t.Context()))
+	}
+}
+
+// Any order of obtaining, refreshing, releasing and stopping.
+func TestScheduler_races(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := server.Client()
+	watchdog := redislock.NewTickWatchdog(time.Millisecond)
+	got := counted(func() {
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				for range 100 {
+					lock, err := redislock.Obtain(t.Context(), rdb, fmt.Sprint("lock", i), ttl, watched(watchdog))
+					if !assert.NoError(t, err) {
+						return
+					}
+					ctx := lock.Context(t.Context())
+					wg.Go(func() { _ = lock.Refresh(ctx, ttl, nil) })
+					if i == 0 {
+						watchdog.Stop()
+					}
+					time.Sleep(time.Millisecond)
+					assert.NoError(t, lock.Release(t.Context()))
+					<-ctx.Done()
+				}
+			})
+		}
+		wg.Wait()
+	})
+	assert.Zero(t, got.Lost)
+	assert.EqualValues(t, 800, got.Watchdog)
+	assert.EqualValues(t, 800, got.WatchdogDone)
+	calls := server.Calls("pexpire")
+	time.Sleep(50 * time.Millisecond) // many intervals
+	assert.Equal(t, calls, server.Calls("pexpire"), "no refresh after the release")
+}
+
+var (
+	scaleLocks = flag.Int("scale.locks", 5000, "how many locks TestScale watches")
+	scaleTime  = flag.Duration("scale.time", 8*time.Second, "for how long")
+	scaleTTL   = flag.Duration("scale.ttl", 6*time.Second, "the TTL of the locks; they are refreshed three times as often")
+)
+
+// TestScale watches many locks:
+//
+//	go test -run TestScale -v . -scale.locks 100000 -scale.ttl 15s -scale.time 60s
+func TestScale(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := server.Client()
+	n := *scaleLocks
+
+	empty := memory()
+	unwatched := obtainMany(t, rdb, "unwatched", nil)
+	perLock := (memory() - empty) / n
+	goroutines := runtime.NumGoroutine()
+
+	var most, perWatchedLock int
+	var load float64
+	got := counted(func() {
+		beforeWatched := memory()
+		locks := obtainMany(t, rdb, "watched", watched(redislock.NewTickWatchdog(0)))
+		start, used := time.Now(), cpuTime()
+		for time.Since(start) < *scaleTime {
+			time.Sleep(10 * time.Millisecond)
+			most = max(most, runtime.NumGoroutine()-goroutines)
+		}
+		load = float64(cpuTime()-used) / float64(time.Since(start))
+		perWatchedLock = (memory() - beforeWatched) / n
+		for _, lock := range locks {
+			require.False(t, isClosed(lock.Done()))
+		}
+		releaseAll(t, locks)
+	})
+	t.Logf("%d locks, TTL %v, for %v: %d lost, %d refreshes, %d goroutines more, %d B each (unwatched: %d B), %.2f cores",
+		n, *scaleTTL, *scaleTime, got.Lost, got.Refresh.Success, most, perWatchedLock, perLock, load)
+	assert.Zero(t, got.Lost)
+	assert.GreaterOrEqual(t, got.Refresh.Success, int64(n)*int64(*scaleTime / *scaleTTL)*3)
+	assert.EqualValues(t, n, got.WatchdogDone)
+	assert.LessOrEqual(t, most, 16)
+	assert.LessOrEqual(t, perWatchedLock-perLock, 1024)
+	releaseAll(t, unwatched)
+}
+
+func obtainMany(t *testing.T, rdb *redis.Client, name string, opt *redislock.Options) []*redislock.Lock {
+	locks := make([]*redislock.Lock, *scaleLocks)
+	inParallel(func(worker, workers int) {
+		for i := worker; i < len(locks); i += workers {
+			var err error
+			locks[i], err = redislock.Obtain(t.Context(), rdb, fmt.Sprint(name, i), *scaleTTL, opt)
+			assert.NoError(t, err)
+		}
+	})
+	return locks
+}
+
+func releaseAll(t *testing.T, locks []*redislock.Lock) {
+	inParallel(func(worker, workers int) {
+		for i := worker; i < len(locks); i += workers {
+			_ = locks[i].Release(t.Context()) // the unwatched have expired
+		}
+	})
+}
+
+func inParallel(work func(worker, workers int)) {
+	const workers = 16
+	var wg sync.WaitGroup
+	for worker := range workers {
+		wg.Go(func() { work(worker, workers) })
+	}
+	wg.Wait()
+}
+
+// memory is what heap and stacks take after a collection, in bytes.
+func memory() int {
+	runtime.GC()
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int(stats.HeapAlloc + stats.StackInuse)
+}
+
+// cpuTime is the time that this process has computed, without the server.
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
