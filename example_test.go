@@ -144,6 +144,84 @@ func ExampleTickWatchdog() {
 	// released: <nil>
 }
 
+func ExampleClient_Do() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	locker := redislock.New(client)
+	err := locker.Do(ctx, "my-key", time.Minute, nil, func(ctx context.Context) error {
+		fmt.Println("working with the lock:", ctx.Err())
+		return nil
+	})
+	fmt.Println("done:", err)
+
+	// If the lock is lost the context of the work ends.
+	opt := &redislock.Options{Watchdog: redislock.NewTickWatchdog(50 * time.Millisecond)}
+	err = locker.Do(ctx, "my-key", time.Minute, opt, func(ctx context.Context) error {
+		client.Del(ctx, "my-key") // as a restart of the server might
+		<-ctx.Done()
+		return fmt.Errorf("interrupted: %w", ctx.Err())
+	})
+	fmt.Println(err)
+	fmt.Println("lost:", errors.Is(err, redislock.ErrLockNotHeld))
+
+	// Output:
+	// working with the lock: <nil>
+	// done: <nil>
+	// interrupted: context canceled
+	// redislock: lock not held: its key is gone or somebody else's
+	// lost: true
+}
+
+func ExampleLock_Done() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 300*time.Millisecond, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer lock.Release(ctx)
+	if time.Until(lock.ValidUntil()) > 100*time.Millisecond {
+		fmt.Println("time enough for something short")
+	}
+
+	work := time.NewTimer(time.Minute)
+	defer work.Stop()
+	select {
+	case <-work.C:
+		fmt.Println("worked for a minute")
+	case <-lock.Done():
+		fmt.Println("the lock has expired: stop")
+	}
+
+	// Output:
+	// time enough for something short
+	// the lock has expired: stop
+}
+
+func ExampleLock_Context() {
+	client, closeClient := connect()
+	defer closeClient()
+
+	lock, err := redislock.New(client).Obtain(context.Background(), "my-key", time.Minute, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := lock.Context(context.Background())
+	fmt.Println("while it is held:", ctx.Err())
+
+	_ = lock.Release(context.Background())
+	<-ctx.Done()
+	fmt.Println("afterwards:", context.Cause(ctx))
+
+	// Output:
+	// while it is held: <nil>
+	// afterwards: redislock: lock not held: released
+}
+
 func ExampleGetStats() {
 	client, closeClient := connect()
 	defer closeClient()

@@ -14,8 +14,9 @@
 //	defer lock.Release(ctx)
 //
 // A call waits for a lock that is held as its [RetryStrategy] says. A [Watchdog]
-// keeps a lock alive that is held for longer than its TTL. [GetStats] counts what
-// happens.
+// keeps a lock alive that is held for longer than its TTL. [Lock.Done] and
+// [Lock.Context] tell the holder when the lock is gone; [Client.Do] runs a function
+// with such a context. [GetStats] counts what happens.
 //
 // The algorithm is the one that Redis documents for a single instance
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):
@@ -27,11 +28,12 @@
 // its data: a replica that takes over after a failure may not have the key yet.
 //
 // A holder that is paused (by the garbage collector, the scheduler, a suspended
-// machine) for longer than the TTL does not notice that its lock is gone and
-// somebody else's by now. [Lock.ValidUntil] tells until when a lock is certain;
-// after checking it the process may still be paused. Where that must not do harm,
-// let the resource that the lock protects reject old holders: give it the number
-// of [Lock.FenceToken], to be refused if it has seen a greater one.
+// machine) for longer than the TTL does not notice in time that its lock is gone and
+// somebody else's by now: [Lock.Done] closes when it goes on. [Lock.ValidUntil] tells
+// until when a lock is certain; after checking it the process may still be paused.
+// Where that must not do harm, let the resource that the lock protects reject old
+// holders: give it the number of [Lock.FenceToken], to be refused if it has seen a
+// greater one.
 package redislock
 
 import (

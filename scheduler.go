@@ -22,7 +22,7 @@ const (
 	maxBatch = 512
 	// maxPipelines is how many pipelines a lane has under way. When the server, or a
 	// connection, does not answer, that many are stuck, and no more.
-	maxPipelines = 4
+	maxPipelines = 8
 	// maxCalls is the same for a client that has no pipelines.
 	maxCalls = 8
 	// maxGap is for how long at most a lane gathers locks for the next pipeline.

@@ -44,11 +44,12 @@ func run(ctx context.Context, addr string) error {
 		return err
 	}
 	s := &story{
+		client: client,
 		locker: redislock.New(client),
 		key:    fmt.Sprintf("redislock-quickstart-%d", os.Getpid()),
 		start:  time.Now(),
 	}
-	for _, chapter := range []func(context.Context) error{s.obtain, s.expire, s.wait, s.watch} {
+	for _, chapter := range []func(context.Context) error{s.obtain, s.expire, s.wait, s.watch, s.lose} {
 		if err := chapter(ctx); err != nil {
 			return err
 		}
@@ -59,6 +60,7 @@ func run(ctx context.Context, addr string) error {
 
 // story is two callers, Anna and Ben, who want the same lock.
 type story struct {
+	client *redis.Client
 	locker *redislock.Client
 	key    string
 	start  time.Time
@@ -163,6 +165,30 @@ func (s *story) watch(ctx context.Context) error {
 		return err
 	}
 	s.tell("Anna releases it; the watchdog has stopped.")
+	return nil
+}
+
+func (s *story) lose(ctx context.Context) error {
+	s.chapter("A lock that is lost")
+	opt := &redislock.Options{Watchdog: redislock.NewTickWatchdog(100 * time.Millisecond)}
+	err := s.locker.Do(ctx, s.key, time.Minute, opt, func(ctx context.Context) error {
+		s.tell("Anna works under Do, which gives her work a context.")
+		time.AfterFunc(200*time.Millisecond, func() {
+			s.tell("Somebody deletes the key.")
+			s.client.Del(context.Background(), s.key)
+		})
+		select {
+		case <-ctx.Done():
+			s.tell("The watchdog notices and her context ends: %q.", context.Cause(ctx))
+			return ctx.Err()
+		case <-time.After(10 * time.Second):
+			return nil
+		}
+	})
+	if !errors.Is(err, redislock.ErrLockNotHeld) {
+		return fmt.Errorf("the loss was not noticed: %v", err)
+	}
+	s.tell("Do tells of it as well: errors.Is(err, ErrLockNotHeld).")
 	return nil
 }
 
