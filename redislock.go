@@ -144,13 +144,16 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 		return nil, false, err
 	}
 	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl)}
-	for {
+	for waiting := false; ; waiting = true {
 		lock, err := c.try(ctx, keys, ttl, opt)
 		if lock != nil {
 			return lock, false, nil
 		}
 		if err != nil {
 			canceled, err = endedBy(ctx, err)
+			if canceled && waiting {
+				err = errors.Join(ErrNotObtained, err)
+			}
 			return nil, canceled, err
 		}
 		if more, err := pause.wait(ctx); err != nil {

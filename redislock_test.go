@@ -478,6 +478,34 @@ func TestObtain_canceledWhileWaiting(t *testing.T) {
 	})
 }
 
+// The call was waiting for a lock that somebody else held, also if its context ended
+// just while Redis was being asked again.
+func TestObtain_canceledWhileAskingAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+		defer cancel()
+		asked := 0
+		rdb := scripter{answer: func(ctx context.Context, script string) (any, error) {
+			if asked++; asked == 1 {
+				return int64(0), nil
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		before := redislock.GetStats()
+		_, err := redislock.Obtain(ctx, rdb, key, ttl, &redislock.Options{
+			Token:         "custom",
+			RetryStrategy: redislock.LinearBackoff(time.Minute),
+		})
+		assert.ErrorIs(t, err, redislock.ErrNotObtained)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, 2, asked)
+		before.Obtain.Cancel++
+		before.Backoff++
+		assert.Equal(t, before, redislock.GetStats())
+	})
+}
+
 func TestObtain_withAnEndedContext(t *testing.T) {
 	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
 	ctx, cancel := context.WithCancel(t.Context())
