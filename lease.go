@@ -53,10 +53,10 @@ func validity(ttl time.Duration) time.Duration {
 	return ttl - ttl/100
 }
 
-// begin notes that the command that takes the lock is about to be sent.
-func (l *lease) begin(ttl time.Duration) {
-	l.refreshed = sinceEpoch()
-	l.validUntil = l.refreshed + validity(ttl)
+// begin notes when the command that took the lock was sent, or is about to be.
+func (l *lease) begin(sent, ttl time.Duration) {
+	l.refreshed = sent
+	l.validUntil = sent + validity(ttl)
 }
 
 // beginRefresh notes that a command that sets the TTL is about to be sent, and

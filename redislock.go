@@ -143,6 +143,9 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 	if err := checkObtain(c, keys, ttl, opt); err != nil {
 		return nil, false, err
 	}
+	if len(keys) == 1 && isFair(opt) {
+		return c.obtainInTurn(ctx, keys[0], ttl, opt)
+	}
 	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl)}
 	for waiting := false; ; waiting = true {
 		lock, err := c.try(ctx, keys, ttl, opt)
@@ -293,7 +296,8 @@ type Lock struct {
 	tokenLen int
 	fence    int64
 	lease    lease
-	watch    *watch // nil without watchdog and logger
+	watch    *watch  // nil without watchdog and logger
+	waiter   *waiter // nil without FairQueue
 }
 
 func newLock(c *Client, keys []string, opt *Options) *Lock {
@@ -328,7 +332,7 @@ func randomToken() string {
 // take asks Redis for the lock and reports whether it is held now.
 func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options) (held bool, _ error) {
 	ttl = ttl.Truncate(time.Millisecond)
-	l.lease.begin(ttl)
+	l.lease.begin(sinceEpoch(), ttl)
 
 	fenced := opt != nil && opt.FenceKey != ""
 	if len(l.keys) == 1 && !fenced {
@@ -524,7 +528,11 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 // reply; the command then goes on by itself.
 func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
 	if ctx.Done() == nil {
-		reply, err := l.run(ctx, releaseScript, l.keys, l.value)
+		script, keys := releaseScript, l.keys
+		if l.waiter != nil {
+			script, keys = queueReleaseScript, l.waiter.keys[:3]
+		}
+		reply, err := l.run(ctx, script, keys, l.value)
 		return reply == 1, err
 	}
 	type answer struct {

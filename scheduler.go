@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"sync"
@@ -12,111 +13,105 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// The scheduler refreshes the locks of all TickWatchdogs. Each server has a lane of
-// its own, so that one which does not answer holds up nobody else's locks: a
-// goroutine that knows which lock is due next, and a few more that talk to the
+// The scheduler asks Redis, again and again, what the locks of this process need:
+// that watched ones are refreshed, that waiting callers keep their places. Each server
+// has a lane of its own, so that one which does not answer holds up nobody else's
+// locks: a goroutine that knows what is due next, and a few more that talk to the
 // server.
 
 const (
-	// maxBatch is how many refreshes leave in one pipeline.
+	// maxBatch is how many scripts leave in one pipeline.
 	maxBatch = 512
 	// maxPipelines is how many pipelines a lane has under way. When the server, or a
 	// connection, does not answer, that many are stuck, and no more.
 	maxPipelines = 8
 	// maxCalls is the same for a client that has no pipelines.
 	maxCalls = 8
-	// maxGap is for how long at most a lane gathers locks for the next pipeline.
+	// maxGap is for how long at most a lane gathers tasks for the next pipeline.
 	maxGap = 10 * time.Millisecond
+	// maxPatience is after how many times its patience an attempt is given up.
+	maxPatience = 6
 )
 
 var schedule struct {
-	mu    sync.Mutex // guards all of lanes and tickings
+	mu    sync.Mutex // guards all of lanes and tasks
 	lanes map[laneKey]*lane
 }
 
-// ticking is a lock that is being refreshed.
-type ticking struct {
-	lock     *Lock
-	watchdog *TickWatchdog
-	ttl      time.Duration
-	interval time.Duration
-	lane     *lane
-	removed  chan struct{} // closed by remove; nil if nobody waits
+// A task is a script that is run when it is due, until it is removed.
+type task struct {
+	job      job
+	interval time.Duration // in which it usually becomes due
+	patience time.Duration // how long an answer may take before another connection is tried
 
-	due   time.Duration // since epoch
+	lane  *lane
+	due   time.Duration // since epoch; atOnce does not wait for others
 	index int           // in lane.due; -1 outside
-	sent  time.Duration // the start, then the latest refresh that succeeded
-	retry time.Duration // the last wait after one that failed
 }
 
-func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
-	interval := w.interval
-	if interval <= 0 || interval >= validity(ttl) {
-		interval = ttl / 3
-	}
-	return &ticking{
-		lock:     lock,
-		watchdog: w,
-		ttl:      ttl.Truncate(time.Millisecond),
-		interval: interval,
-		index:    -1,
-	}
+const atOnce = time.Duration(math.MinInt64)
+
+// A job is what a task does.
+type job interface {
+	// begin returns what to run now. It is false if there is nothing to run any more.
+	begin() (call, bool)
+	// end takes in how that ended.
+	end(call call, reply int64, err error)
+	// next returns when to run it again, after the end, if the task has not been
+	// removed meanwhile. It runs with schedule.mu held. It is false to leave the time
+	// as it is.
+	next(call call, err error) (due time.Duration, ok bool)
 }
 
-// start puts the lock on its lane.
-func (t *ticking) start() {
-	stats.watchdog.Add(1)
-	wait := early(t.interval)
-	if left := t.lock.lease.remaining(); left < wait {
-		wait = left / 2 // obtained for a shorter time
-	}
-	key := laneKeyOf(t.lock)
+// A call is one run of a script.
+type call struct {
+	script *redis.Script
+	keys   []string
+	args   []any
+	sent   time.Duration // since epoch: just before
+}
 
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	if t.watchdog.ticking == nil {
-		t.watchdog.ticking = make(map[*ticking]struct{})
-	}
-	t.watchdog.ticking[t] = struct{}{}
+func newTask(job job, interval, patience time.Duration) task {
+	return task{job: job, interval: interval, patience: patience, index: -1}
+}
+
+// start puts the task on the lane of the lock's server, with schedule.mu held.
+func (t *task) start(lock *Lock, key laneKey, due time.Duration) {
 	t.lane = schedule.lanes[key]
 	if t.lane == nil {
-		t.lane = newLane(key, t.lock)
+		t.lane = newLane(key, lock)
 		go t.lane.run()
 	}
-	t.sent = sinceEpoch()
-	t.due = t.sent + wait
+	t.due = due
 	heap.Push(&t.lane.due, t)
 	if t.index == 0 {
 		t.lane.rouse()
 	}
 }
 
-// remove takes the lock off its lane, once.
-func (t *ticking) remove() {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	if t.index < 0 {
+// hasten makes the task due earlier, with schedule.mu held.
+func (t *task) hasten(due time.Duration) {
+	if t.index < 0 || t.due <= due {
 		return
 	}
-	heap.Remove(&t.lane.due, t.index)
-	delete(t.watchdog.ticking, t)
-	if t.removed != nil {
-		close(t.removed)
-	}
-	stats.watchdogDone.Add(1)
-	if len(t.lane.due) == 0 {
-		t.lane.rouse() // to end
+	t.due = due
+	heap.Fix(&t.lane.due, t.index)
+	if t.index == 0 {
+		t.lane.rouse()
 	}
 }
 
-func (w *TickWatchdog) all() []*ticking {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	all := make([]*ticking, 0, len(w.ticking))
-	for t := range w.ticking {
-		all = append(all, t)
+// stop takes the task off its lane, with schedule.mu held, and reports whether it was
+// there.
+func (t *task) stop() bool {
+	if t.index < 0 {
+		return false
 	}
-	return all
+	heap.Remove(&t.lane.due, t.index)
+	if len(t.lane.due) == 0 {
+		t.lane.rouse() // to end
+	}
+	return true
 }
 
 // early returns the interval, less up to a tenth of it.
@@ -124,12 +119,13 @@ func early(interval time.Duration) time.Duration {
 	return interval - rand.N(interval/10+1)
 }
 
-// lane refreshes the locks of one server.
+// lane runs the tasks of one server.
 type lane struct {
 	key       laneKey
 	client    *Client
 	pipelines pipeliner // nil if the client has none
-	due       tickings
+	due       tasks
+	rest      time.Duration // since epoch: until then only what is to be done at once leaves
 	busy      int           // pipelines or calls that are under way
 	wake      chan struct{} // holds a token if there is news for run
 }
@@ -147,28 +143,29 @@ type laneKey struct {
 }
 
 func laneKeyOf(lock *Lock) laneKey {
-	key := laneKey{client: lock.client}
-	if !reflect.ValueOf(lock.client).Comparable() {
-		key.client = lock.Client
-	}
+	key := laneKey{client: identity(lock.Client)}
 	// A node that cannot be told, or is wrong after a failover or a migration, costs
 	// no more than being held up by another: it is the client that routes.
 	switch client := lock.client.(type) {
-	case interface {
-		MasterForKey(ctx context.Context, key string) (*redis.Client, error)
-	}:
+	case clusterClient:
 		key.node, _ = client.MasterForKey(context.Background(), lock.Key())
-	case interface {
-		GetShardClientForKey(key string) (*redis.Client, error)
-	}:
+	case ringClient:
 		key.node, _ = client.GetShardClientForKey(lock.Key())
 	}
 	return key
 }
 
+// identity returns what tells a Redis client from others, as a key of a map.
+func identity(c *Client) any {
+	if reflect.ValueOf(c.client).Comparable() {
+		return c.client
+	}
+	return c
+}
+
 // newLane opens a lane, with schedule.mu held.
 func newLane(key laneKey, lock *Lock) *lane {
-	l := &lane{key: key, client: lock.Client, wake: make(chan struct{}, 1)}
+	l := &lane{key: key, client: lock.Client, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
 	l.pipelines, _ = lock.client.(pipeliner)
 	if schedule.lanes == nil {
 		schedule.lanes = make(map[laneKey]*lane)
@@ -184,7 +181,7 @@ func (l *lane) rouse() {
 	}
 }
 
-// run sends what is due until there is nothing left to refresh.
+// run sends what is due until no task is left.
 func (l *lane) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -194,9 +191,7 @@ func (l *lane) run() {
 			return
 		}
 		if batch != nil {
-			go l.refresh(batch)
-			// Let some more become due, so that they leave together.
-			time.Sleep(wait)
+			go l.send(batch)
 			continue
 		}
 		timer.Reset(wait)
@@ -209,7 +204,7 @@ func (l *lane) run() {
 
 // next returns what is due, or how long to wait for the next. It closes the lane if
 // there is nothing to wait for.
-func (l *lane) next() (batch []*ticking, wait time.Duration, ok bool) {
+func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
 	if len(l.due) == 0 {
@@ -224,111 +219,83 @@ func (l *lane) next() (batch []*ticking, wait time.Duration, ok bool) {
 		return nil, time.Hour, true // one that ends will wake us
 	}
 	now := sinceEpoch()
-	if wait := l.due[0].due - now; wait > 0 {
-		return nil, wait, true
+	head := l.due[0]
+	if head.due != atOnce {
+		if wait := max(head.due, l.rest) - now; wait > 0 {
+			return nil, wait, true
+		}
 	}
-	gap := min(l.due[0].interval/20, maxGap)
-	if l.pipelines == nil {
-		gap = 0
+	if l.pipelines != nil {
+		// Let some more become due, so that they leave together.
+		l.rest = now + min(head.interval/20, maxGap)
 	}
 	for len(batch) < size && l.due[0].due <= now {
 		t := l.due[0]
 		batch = append(batch, t)
-		// If no answer has come by then, another connection may do better.
-		t.due = now + t.ttl/6
+		t.due = now + t.patience
 		heap.Fix(&l.due, 0)
 	}
 	l.busy++
-	return batch, gap, true
+	return batch, 0, true
 }
 
-// An attempt is one refresh of a batch.
+// An attempt is one run of a task.
 type attempt struct {
-	*ticking
-	began bool // false if the lease had ended
-	sent  time.Duration
-	held  bool
+	*task
+	call
+	began bool
+	reply int64
 	err   error
 }
 
 func (a *attempt) begin() bool {
-	a.sent, a.began = a.lock.lease.beginRefresh(a.ttl)
-	if a.began {
-		stats.watchdogTick.Add(1)
-	}
+	a.call, a.began = a.job.begin()
 	return a.began
 }
 
-func (a *attempt) end(reply int64, err error) {
-	a.held, a.err = reply == 1, err
-}
-
-// conclude tells the lock how its refresh ended.
-func (a *attempt) conclude() {
-	a.err = a.lock.extended(a.sent, a.held, a.err)
-	stats.refresh.count(a.err, false)
-	if a.err != nil && a.err != ErrNotObtained {
-		a.lock.log().Warn("redislock: lock could not be refreshed", "keys", a.lock.keys,
-			"held_for", a.lock.lease.remaining(), "error", a.err)
-	}
-}
-
-// reschedule says when the lock is due again, with schedule.mu held.
-func (a *attempt) reschedule() {
-	t := a.ticking
-	switch {
-	case a.sent < t.sent:
-		return // overtaken by an attempt that succeeded
-	case a.err == nil:
-		t.sent, t.retry = a.sent, 0
-		t.due = a.sent + early(t.interval)
-	default:
-		// Soon, then less and less soon, but several times within a TTL; and not all
-		// locks of a server that is away at once.
-		t.retry = min(max(2*t.retry, t.ttl/50), t.ttl/10)
-		t.due = sinceEpoch() + t.retry/2 + rand.N(t.retry)
-	}
-	heap.Fix(&t.lane.due, t.index)
-}
-
-// refresh refreshes the locks of a batch.
-func (l *lane) refresh(batch []*ticking) {
+// send runs the tasks of a batch once.
+func (l *lane) send(batch []*task) {
 	attempts := make([]attempt, len(batch))
 	longest := time.Duration(0)
 	for i, t := range batch {
-		attempts[i].ticking = t
-		longest = max(longest, t.ttl)
+		attempts[i].task = t
+		longest = max(longest, maxPatience*t.patience)
 	}
 	// The client heeds this where it waits for a connection, and where it was told
-	// to also while it waits for a reply. The leases end without it.
+	// to also while it waits for a reply. Leases end, and callers return, without it.
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	if l.pipelines != nil {
 		l.pipeline(ctx, attempts)
 	} else {
-		l.call(ctx, attempts)
+		l.callEach(ctx, attempts)
 	}
 	for i := range attempts {
-		if attempts[i].began {
-			attempts[i].conclude()
+		if a := &attempts[i]; a.began {
+			a.job.end(a.call, a.reply, a.err)
 		}
 	}
 
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
 	for i := range attempts {
-		if attempts[i].began && attempts[i].index >= 0 {
-			attempts[i].reschedule()
+		a := &attempts[i]
+		if !a.began || a.index < 0 {
+			continue
+		}
+		if due, ok := a.job.next(a.call, a.err); ok {
+			a.due = due
+			heap.Fix(&l.due, a.index)
 		}
 	}
 	l.busy--
 	l.rouse()
 }
 
-func (l *lane) call(ctx context.Context, attempts []attempt) {
+func (l *lane) callEach(ctx context.Context, attempts []attempt) {
 	for i := range attempts {
 		if a := &attempts[i]; a.begin() {
-			a.end(l.client.run(ctx, refreshScript, a.lock.keys, a.lock.value, a.ttl.Milliseconds()))
+			a.reply, a.err = l.client.run(ctx, a.script, a.keys, a.args...)
 		}
 	}
 }
@@ -338,7 +305,7 @@ func (l *lane) pipeline(ctx context.Context, attempts []attempt) {
 	_, _ = l.pipelines.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i := range attempts {
 			if a := &attempts[i]; a.begin() {
-				cmds[i] = refreshScript.EvalSha(ctx, pipe, a.lock.keys, a.lock.value, a.ttl.Milliseconds())
+				cmds[i] = a.script.EvalSha(ctx, pipe, a.keys, a.args...)
 			}
 		}
 		return nil // each command has its own error
@@ -353,7 +320,7 @@ func (l *lane) pipeline(ctx context.Context, attempts []attempt) {
 			for i, cmd := range cmds {
 				if cmd != nil && noScript(cmd.Err()) {
 					a := &attempts[i]
-					cmds[i] = refreshScript.Eval(ctx, pipe, a.lock.keys, a.lock.value, a.ttl.Milliseconds())
+					cmds[i] = a.script.Eval(ctx, pipe, a.keys, a.args...)
 				}
 			}
 			return nil
@@ -361,7 +328,7 @@ func (l *lane) pipeline(ctx context.Context, attempts []attempt) {
 	}
 	for i, cmd := range cmds {
 		if cmd != nil {
-			attempts[i].end(cmd.Int64())
+			attempts[i].reply, attempts[i].err = cmd.Int64()
 		}
 	}
 }
@@ -370,24 +337,24 @@ func noScript(err error) bool {
 	return errors.Is(err, redis.ErrNoScript) || redis.HasErrorPrefix(err, "NOSCRIPT")
 }
 
-// tickings is a heap, the lock that is due next at its top.
-type tickings []*ticking
+// tasks is a heap, the one that is due next at its top.
+type tasks []*task
 
-func (h tickings) Len() int           { return len(h) }
-func (h tickings) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h tasks) Len() int           { return len(h) }
+func (h tasks) Less(i, j int) bool { return h[i].due < h[j].due }
 
-func (h tickings) Swap(i, j int) {
+func (h tasks) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].index, h[j].index = i, j
 }
 
-func (h *tickings) Push(x any) {
-	t := x.(*ticking)
+func (h *tasks) Push(x any) {
+	t := x.(*task)
 	t.index = len(*h)
 	*h = append(*h, t)
 }
 
-func (h *tickings) Pop() any {
+func (h *tasks) Pop() any {
 	last := len(*h) - 1
 	t := (*h)[last]
 	(*h)[last] = nil

@@ -16,14 +16,23 @@ var (
 	refreshScript     = loadScript("refresh")
 	releaseScript     = loadScript("release")
 	ttlScript         = loadScript("ttl")
+
+	queueAskScript     = loadScript("queue", "queue_ask")
+	queueLeaveScript   = loadScript("queue", "queue_leave")
+	queueReleaseScript = loadScript("queue", "queue_release")
 )
 
-func loadScript(name string) *redis.Script {
-	source, err := lua.ReadFile("lua/" + name + ".lua")
-	if err != nil {
-		panic(err) // not built in: impossible
+// loadScript makes one script of the named files.
+func loadScript(names ...string) *redis.Script {
+	var script []byte
+	for _, name := range names {
+		source, err := lua.ReadFile("lua/" + name + ".lua")
+		if err != nil {
+			panic(err) // not built in: impossible
+		}
+		script = append(script, source...)
 	}
-	return redis.NewScript(string(source))
+	return redis.NewScript(string(script))
 }
 
 // run asks Redis to run a script: by its digest, and by its source where the

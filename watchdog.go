@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"time"
 )
@@ -77,6 +78,110 @@ func (w *TickWatchdog) Stop() {
 	for _, t := range w.all() {
 		t.remove()
 		t.lock.lease.awaitRefreshes(t.lock.ended())
+	}
+}
+
+func (w *TickWatchdog) all() []*ticking {
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	all := make([]*ticking, 0, len(w.ticking))
+	for t := range w.ticking {
+		all = append(all, t)
+	}
+	return all
+}
+
+// ticking is a lock that a TickWatchdog refreshes.
+type ticking struct {
+	task
+	lock     *Lock
+	watchdog *TickWatchdog
+	ttl      time.Duration
+	removed  chan struct{} // closed by remove; nil if nobody waits
+
+	// Guarded by schedule.mu.
+	sent  time.Duration // since epoch: the start, then the latest refresh that succeeded
+	retry time.Duration // the last wait after one that failed
+}
+
+func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
+	interval := w.interval
+	if interval <= 0 || interval >= validity(ttl) {
+		interval = ttl / 3
+	}
+	t := &ticking{lock: lock, watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
+	t.task = newTask(t, interval, ttl/maxPatience)
+	return t
+}
+
+// start begins the refreshing.
+func (t *ticking) start() {
+	stats.watchdog.Add(1)
+	wait := early(t.interval)
+	if left := t.lock.lease.remaining(); left < wait {
+		wait = left / 2 // obtained for a shorter time
+	}
+	key := laneKeyOf(t.lock)
+
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	if t.watchdog.ticking == nil {
+		t.watchdog.ticking = make(map[*ticking]struct{})
+	}
+	t.watchdog.ticking[t] = struct{}{}
+	t.sent = sinceEpoch()
+	t.task.start(t.lock, key, t.sent+wait)
+}
+
+// remove ends the refreshing, once.
+func (t *ticking) remove() {
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	if !t.stop() {
+		return
+	}
+	delete(t.watchdog.ticking, t)
+	if t.removed != nil {
+		close(t.removed)
+	}
+	stats.watchdogDone.Add(1)
+}
+
+func (t *ticking) begin() (call, bool) {
+	sent, ok := t.lock.lease.beginRefresh(t.ttl)
+	if !ok {
+		return call{}, false
+	}
+	stats.watchdogTick.Add(1)
+	return call{
+		script: refreshScript,
+		keys:   t.lock.keys,
+		args:   []any{t.lock.value, t.ttl.Milliseconds()},
+		sent:   sent,
+	}, true
+}
+
+func (t *ticking) end(call call, reply int64, err error) {
+	err = t.lock.extended(call.sent, reply == 1, err)
+	stats.refresh.count(err, false)
+	if err != nil && err != ErrNotObtained {
+		t.lock.log().Warn("redislock: lock could not be refreshed", "keys", t.lock.keys,
+			"held_for", t.lock.lease.remaining(), "error", err)
+	}
+}
+
+func (t *ticking) next(call call, err error) (due time.Duration, ok bool) {
+	switch {
+	case call.sent < t.sent:
+		return 0, false // overtaken by one that succeeded
+	case err == nil:
+		t.sent, t.retry = call.sent, 0
+		return call.sent + early(t.interval), true
+	default:
+		// Soon, then less and less soon, but several times within a TTL; and not all
+		// locks of a server that is away at once.
+		t.retry = min(max(2*t.retry, t.ttl/50), t.ttl/10)
+		return sinceEpoch() + t.retry/2 + rand.N(t.retry), true
 	}
 }
 

@@ -1,0 +1,232 @@
+package redislock
+
+import (
+	"context"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// inboxIdle is how long a subscription stays after the last waiter has left it.
+const inboxIdle = 3 * time.Second
+
+// An inbox is a subscription by which waiters are told that the lock is theirs. A client
+// of one server has one for all its waiters; where keys are spread over nodes, a message
+// is published on the node of the lock's key, and there is one for each key.
+type inbox struct {
+	key     inboxKey
+	client  *Client
+	channel string // after a letter that queue.lua knows the kind by
+
+	// Guarded by waiting.mu.
+	waiters   map[uint64]*waiter
+	confirmed bool          // whether the subscription has been
+	since     time.Duration // since epoch: when it was last confirmed
+	pubsub    *redis.PubSub
+	idle      *time.Timer
+	closed    bool
+}
+
+type inboxKey struct {
+	client any
+	key    string // "" if one serves all keys
+}
+
+func inboxKeyOf(lock *Lock) inboxKey {
+	key := inboxKey{client: identity(lock.Client)}
+	if lock.sharded() {
+		key.key = lock.keys[0]
+	}
+	return key
+}
+
+// What go-redis' clients of several nodes have, and no other.
+type (
+	clusterClient interface {
+		MasterForKey(ctx context.Context, key string) (*redis.Client, error)
+	}
+	ringClient interface {
+		GetShardClientForKey(key string) (*redis.Client, error)
+	}
+)
+
+// sharded reports whether keys are spread over nodes.
+func (c *Client) sharded() bool {
+	switch c.client.(type) {
+	case clusterClient, ringClient:
+		return true
+	default:
+		return false
+	}
+}
+
+// subscription returns the function to subscribe with, and the letter for it. It is nil
+// if the client has none.
+func (c *Client) subscription() (kind string, subscribe func(ctx context.Context, channels ...string) *redis.PubSub) {
+	if _, ok := c.client.(clusterClient); ok {
+		// On a Cluster a plain message goes to all nodes, and nobody knows how many
+		// have received it.
+		if client, ok := c.client.(interface {
+			SSubscribe(ctx context.Context, channels ...string) *redis.PubSub
+		}); ok {
+			return "s", client.SSubscribe
+		}
+		return "", nil
+	}
+	if client, ok := c.client.(interface {
+		Subscribe(ctx context.Context, channels ...string) *redis.PubSub
+	}); ok {
+		return "p", client.Subscribe
+	}
+	return "", nil
+}
+
+// openInbox gives the waiter an inbox, with waiting.mu held. It has none if its client
+// cannot subscribe.
+func openInbox(w *waiter) {
+	key := inboxKeyOf(w.lock)
+	b := waiting.inboxes[key]
+	if b == nil {
+		kind, subscribe := w.lock.subscription()
+		if subscribe == nil {
+			return
+		}
+		prefix := "redislock:"
+		if key.key != "" {
+			prefix, _ = queuePrefix(key.key)
+			prefix += ":redislock:"
+		}
+		b = &inbox{
+			key:     key,
+			client:  w.lock.Client,
+			channel: kind + prefix + randomToken(),
+			waiters: make(map[uint64]*waiter),
+		}
+		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
+		if waiting.inboxes == nil {
+			waiting.inboxes = make(map[inboxKey]*inbox)
+		}
+		waiting.inboxes[key] = b
+		go b.run(subscribe)
+	}
+	b.add(w)
+}
+
+// add lets a waiter use the inbox, with waiting.mu held.
+func (b *inbox) add(w *waiter) {
+	b.waiters[w.id] = w
+	w.inbox = b
+	b.idle.Stop()
+}
+
+// remove does away with a waiter, with waiting.mu held.
+func (b *inbox) remove(w *waiter) {
+	delete(b.waiters, w.id)
+	w.inbox = nil
+	if len(b.waiters) == 0 {
+		b.idle.Reset(inboxIdle)
+	}
+}
+
+func (b *inbox) closeIfIdle() {
+	waiting.mu.Lock()
+	if len(b.waiters) > 0 {
+		waiting.mu.Unlock()
+		return
+	}
+	pubsub := b.close()
+	waiting.mu.Unlock()
+	if pubsub != nil {
+		_ = pubsub.Close()
+	}
+}
+
+// close makes the inbox unknown, with waiting.mu held, and returns the subscription,
+// which is the caller's to close.
+func (b *inbox) close() *redis.PubSub {
+	b.closed, b.confirmed = true, false
+	b.idle.Stop()
+	if waiting.inboxes[b.key] == b {
+		delete(waiting.inboxes, b.key)
+	}
+	return b.pubsub
+}
+
+// run receives messages until the inbox is closed, or the Redis client is.
+func (b *inbox) run(subscribe func(ctx context.Context, channels ...string) *redis.PubSub) {
+	pubsub := subscribe(context.Background(), b.channel[1:])
+	defer pubsub.Close()
+	waiting.mu.Lock()
+	b.pubsub = pubsub
+	closed := b.closed
+	waiting.mu.Unlock()
+	if closed {
+		return
+	}
+	for message := range pubsub.ChannelWithSubscriptions() {
+		switch message := message.(type) {
+		case *redis.Subscription:
+			b.confirm()
+		case *redis.Message:
+			b.deliver(message.Payload)
+		}
+	}
+	// If the Redis client was closed the waiters will hear of it when they ask.
+	waiting.mu.Lock()
+	b.close()
+	waiting.mu.Unlock()
+	b.askAll()
+}
+
+// confirm notes that messages arrive from now on. Those before are lost, if the
+// subscription was.
+func (b *inbox) confirm() {
+	waiting.mu.Lock()
+	b.confirmed = !b.closed
+	b.since = sinceEpoch()
+	waiting.mu.Unlock()
+	b.askAll()
+}
+
+// askAll has all waiters ask, the first at once.
+func (b *inbox) askAll() {
+	waiting.mu.Lock()
+	waiters := make([]*waiter, 0, len(b.waiters))
+	for _, w := range b.waiters {
+		waiters = append(waiters, w)
+	}
+	waiting.mu.Unlock()
+
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	now := sinceEpoch()
+	for i, w := range waiters {
+		w.hasten(now + time.Duration(i)*askGap)
+	}
+}
+
+// deliver wakes the waiter that a message is for.
+func (b *inbox) deliver(message string) {
+	h, ok := parseHandover(message)
+	if !ok || h.sent > sinceEpoch() {
+		return
+	}
+	waiting.mu.Lock()
+	w := b.waiters[h.id]
+	known := w != nil && w.lock.text() == h.value && w.keys[0] == h.key
+	if known {
+		w.tell(turn{sent: h.sent, told: true})
+	}
+	waiting.mu.Unlock()
+	if !known {
+		absent(b.client, h).leave(false)
+	}
+}
+
+// absent returns a waiter in place of one that is not there any more.
+func absent(c *Client, h handover) *waiter {
+	lock := &Lock{Client: c, keys: []string{h.key}, value: h.value}
+	w := newWaiter(lock, orphanTimeout, &Options{Token: h.value})
+	w.state = gone
+	return w
+}

@@ -1,0 +1,64 @@
+-- What the scripts of the queue have in common: each of them has this in front.
+--
+-- KEYS[1]  the lock's key
+-- KEYS[2]  the queue, a sorted set: value of a waiter -> since when it waits, in
+--          microseconds of the server's clock
+-- KEYS[3]  the waiters, a hash: value of a waiter -> "alive until, in microseconds
+--          of the server's clock; TTL in milliseconds; ticket; channel". The
+--          field '' is the value that the lock was handed to last, for as long as
+--          its waiter may not know yet.
+
+local function time()
+	local now = redis.call('time')
+	return now[1] * 1000000 + now[2]
+end
+
+-- Not in the notation that numbers of this size are converted to by default.
+local function digits(number)
+	return string.format('%.0f', number)
+end
+
+-- Tells a waiter that the lock is its own now. The channel's first letter tells
+-- sharded channels from plain ones. That nobody listens means that the waiter's
+-- process is gone, or is reconnecting. An error, for want of the permission to
+-- publish, must not keep a holder from releasing: the waiter will ask again.
+local function tell(value, ticket, channel)
+	local publish = string.sub(channel, 1, 1) == 's' and 'spublish' or 'publish'
+	local message = ticket .. ' ' .. #KEYS[1] .. ' ' .. KEYS[1] .. value
+	return redis.pcall(publish, string.sub(channel, 2), message) ~= 0
+end
+
+-- Gives the lock to the first waiter that is alive, and returns its value; nil if
+-- there is none: then the caller has to delete or to set the lock's key. The waiter
+-- that is named as asking gets no message.
+--
+-- The message goes out after the key is set. The first write is one that needs no
+-- memory: the server does not refuse those after it for want of memory any more.
+local function hand_over(asking)
+	while true do
+		local value = redis.call('zpopmin', KEYS[2])[1]
+		if not value then
+			return nil
+		end
+		local waiter = redis.call('hget', KEYS[3], value)
+		local alive, ttl, ticket, channel = string.match(waiter or '', '^(%d+) (%d+) (%S+) (.*)$')
+		local served = false
+		if alive and tonumber(alive) >= time() then
+			redis.call('set', KEYS[1], value, 'px', ttl)
+			-- Before its entry goes: a hash that becomes empty loses its TTL.
+			redis.call('hset', KEYS[3], '', value)
+			served = value == asking or channel == '' or tell(value, ticket, channel)
+		end
+		redis.call('hdel', KEYS[3], value)
+		if served then
+			return value
+		end
+	end
+end
+
+-- Hands the lock to the next, or leaves it free.
+local function pass_on()
+	if not hand_over() then
+		redis.call('del', KEYS[1], KEYS[3])
+	end
+end

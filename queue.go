@@ -1,0 +1,559 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// askInterval is how often a waiter says that it is still there.
+	askInterval = time.Second
+	// pollInterval is how often one asks that no message can reach.
+	pollInterval = 50 * time.Millisecond
+	// askGap is between the asks of all waiters of this process on average, at least.
+	askGap = time.Millisecond
+	// leastWait is between two asks of one waiter because of a TTL that ends.
+	leastWait = 10 * time.Millisecond
+	// askPatience is how long a waiter goes on asking a server that does not answer.
+	askPatience = 10 * time.Second
+	// leaveGrace is how long a caller whose waiting is over stays until it is out of
+	// the queue.
+	leaveGrace = 250 * time.Millisecond
+	// maxLeaving is how many failed calls are taken out of queues at a time.
+	maxLeaving = 4096
+)
+
+// FairQueue waits in order: callers get the lock in the order in which they first asked
+// for it, over all processes, and nobody polls. A release hands the lock to the next
+// waiter in the same step, and a message wakes that waiter, so that nobody can slip in
+// between. It waits until the context ends; without a deadline, until the TTL has passed
+// since the call.
+//
+// All that contend for a lock in order have to use FairQueue. It is safe to mix with
+// others: a caller without it may overtake the queue when the lock is free, and behind
+// such a holder the queue moves on within about a second of its release or expiry.
+//
+// A waiter whose process has died is skipped. One that hangs costs the others its TTL,
+// once; one that has not been heard of for about 3 seconds nothing.
+//
+// Each client that waits has one more connection, for the messages; on Redis Cluster one
+// for each key that it waits for. It is closed some seconds after it was last needed.
+// Where there can be none (the user may not subscribe, the client has no Subscribe, a
+// Cluster is older than 7.0) waiters ask every 50 ms instead, still in order.
+//
+// Beside the lock's key K there are two more while somebody waits, {K}:redislock:queue
+// and {K}:redislock:waiters; a K with a hash tag is not put in braces but followed by a
+// colon. On Redis Cluster and on a Ring a K with a closing brace must have a hash tag.
+//
+// In [Client.ObtainMulti] with several keys, and where it is wrapped in [LimitRetry], it
+// cannot keep the order: it tries again every 50 ms or so.
+func FairQueue() RetryStrategy {
+	return fairQueue{}
+}
+
+type fairQueue struct{}
+
+// NextBackoff is for where there is no queue.
+func (fairQueue) NextBackoff() time.Duration {
+	return pollInterval/2 + rand.N(pollInterval)
+}
+
+// queuePrefix is what the names of a queue's keys begin with, so that they are in the
+// lock's slot. No two locks have the same. It is not in the slot, and that is false, if
+// the key has a brace that ends the tag too early.
+func queuePrefix(key string) (prefix string, sameSlot bool) {
+	if _, rest, ok := strings.Cut(key, "{"); ok && strings.Index(rest, "}") > 0 {
+		return key + ":", true
+	}
+	return "{" + key + "}", !strings.Contains(key, "}")
+}
+
+// queueKeys are the keys that the scripts of the queue take.
+func queueKeys(key string) []string {
+	prefix, _ := queuePrefix(key)
+	return []string{key, prefix + ":redislock:queue", prefix + ":redislock:waiters"}
+}
+
+// waiting is all that waits in this process. Its mutex guards the inboxes and the state of
+// waiters too. Who needs both locks schedule.mu first.
+var waiting struct {
+	mu      sync.Mutex
+	inboxes map[inboxKey]*inbox
+	ids     uint64 // of the waiters so far
+	count   int    // of waiters in a queue
+	leaving int
+}
+
+// A waiter is a caller that wants a lock in its turn.
+//
+// Whatever Redis may have been told of a waiter in its absence is undone: a handover that
+// arrives when it is gone is answered by leaving the queue, which passes the lock on, and
+// so is an ask of it that turns out to have been under way.
+type waiter struct {
+	task
+	lock  *Lock
+	keys  []string // as queue_ask.lua takes them
+	ttl   time.Duration
+	own   bool          // the value was made for this caller, nobody else can hold by it
+	since time.Duration // since epoch: when it first asked
+	turn  chan turn     // holds one
+
+	// Guarded by waiting.mu.
+	id         uint64
+	inbox      *inbox // nil if no message can come
+	state      waiterState
+	holderEnds time.Duration // since epoch: when the TTL of the lock's holder will be over
+	failing    time.Duration // since epoch: since when asks fail
+	failed     bool          // whether they do
+	left       chan struct{} // closed once the leaving was answered
+	lingers    time.Duration // since epoch: until when a lost ask may still be under way
+	until      time.Duration // since epoch: when leaving is given up
+	retry      time.Duration // the last wait after a leave
+}
+
+type waiterState int
+
+const (
+	asking  waiterState = iota // for the first time
+	queued                     // asks again from its lane
+	served                     // has the lock, or had it
+	leaving                    // is being taken out of the queue
+	gone
+)
+
+// A turn is the end of a waiter's waiting.
+type turn struct {
+	sent  time.Duration // since epoch: when the ask was sent from which the TTL counts
+	fence int64
+	told  bool // by a message
+	err   error
+}
+
+func newWaiter(lock *Lock, ttl time.Duration, opt *Options) *waiter {
+	w := &waiter{
+		lock:  lock,
+		keys:  queueKeys(lock.keys[0]),
+		ttl:   ttl.Truncate(time.Millisecond),
+		own:   opt.Token == "",
+		since: sinceEpoch(),
+		turn:  make(chan turn, 1),
+	}
+	w.task = newTask(w, askInterval, 2*askInterval)
+	if opt.FenceKey != "" {
+		w.keys = append(w.keys, opt.FenceKey)
+	}
+	return w
+}
+
+func isFair(opt *Options) bool {
+	_, fair := opt.retryStrategy().(fairQueue)
+	return fair
+}
+
+// obtainInTurn is obtain for one key in a FairQueue.
+func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration, opt *Options) (_ *Lock, canceled bool, _ error) {
+	if _, sameSlot := queuePrefix(key); !sameSlot && c.sharded() {
+		return nil, false, fmt.Errorf("redislock: key %q cannot be queued for on several nodes: "+
+			"because of its closing brace the queue would be in another slot; give it a {hash tag}", key)
+	}
+	lock := newLock(c, []string{key}, opt)
+	w := newWaiter(lock, ttl, opt)
+	lock.waiter = w
+	w.listen()
+
+	held, err := w.ask(ctx)
+	var end <-chan time.Time // of the waiting, for contexts without a deadline
+	for !held && err == nil {
+		if end == nil {
+			stats.backoff.Add(1)
+			timer := time.NewTimer(ttl - (sinceEpoch() - w.since))
+			defer timer.Stop()
+			end = timer.C
+			if _, ok := ctx.Deadline(); ok {
+				end = make(chan time.Time)
+			}
+			w.enqueue()
+		}
+		select {
+		case turn := <-w.turn:
+			held, err = w.take(ctx, turn)
+		case <-ctx.Done():
+			w.leave(false)
+			w.awaitLeft()
+			return nil, true, errors.Join(ErrNotObtained, ctx.Err())
+		case <-end:
+			w.leave(false)
+			w.awaitLeft()
+			return nil, true, errors.Join(ErrNotObtained, context.DeadlineExceeded)
+		}
+	}
+	if err != nil {
+		w.leave(true)
+		canceled, err = endedBy(ctx, err)
+		if canceled && end != nil {
+			err = errors.Join(ErrNotObtained, err)
+		}
+		return nil, canceled, err
+	}
+	w.serve()
+	return lock, false, nil
+}
+
+// ask asks from the caller's goroutine, and reports whether the lock is held.
+func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
+	call := w.askCall()
+	reply, err := w.lock.run(ctx, call.script, call.keys, call.args...)
+	if err != nil {
+		return false, err
+	}
+	if reply <= 0 {
+		waiting.mu.Lock()
+		defer waiting.mu.Unlock()
+		w.wait(reply)
+		return false, nil
+	}
+	return w.hold(call.sent, reply), nil
+}
+
+// take makes the lock this waiter's own, now that it is its turn. It reports whether it
+// is held.
+func (w *waiter) take(ctx context.Context, turn turn) (held bool, _ error) {
+	if turn.err != nil {
+		return false, turn.err
+	}
+	// The TTL was set after the ask that the message refers to was sent: that much is
+	// certain. If too much of it has gone since, or a fencing token is due, ask: now the
+	// key has the value.
+	stale := sinceEpoch()-turn.sent > w.ttl/10
+	if !turn.told || !stale && len(w.keys) == 3 {
+		return w.hold(turn.sent, turn.fence), nil
+	}
+	held, err := w.ask(ctx)
+	if err != nil && !refused(err) && ctx.Err() == nil {
+		// Redis does not answer. The asking from the lane goes on for a while.
+		schedule.mu.Lock()
+		defer schedule.mu.Unlock()
+		w.hasten(atOnce)
+		return false, nil
+	}
+	return held, err
+}
+
+func (w *waiter) hold(sent time.Duration, fence int64) (held bool) {
+	w.lock.lease.begin(sent, w.ttl)
+	if len(w.keys) == 4 {
+		w.lock.fence = fence
+	}
+	return w.lock.lease.remaining() > 0
+}
+
+// wait takes in a reply that says to wait, with waiting.mu held.
+func (w *waiter) wait(reply int64) {
+	w.holderEnds = sinceEpoch() + time.Duration(-reply)*time.Millisecond + time.Millisecond
+}
+
+// listen lets messages reach the waiter from now on if its client has a confirmed
+// subscription. It comes before the first ask: the handover may be faster than the reply.
+func (w *waiter) listen() {
+	key := inboxKeyOf(w.lock)
+	waiting.mu.Lock()
+	defer waiting.mu.Unlock()
+	waiting.ids++
+	w.id = waiting.ids
+	if b := waiting.inboxes[key]; b != nil && b.confirmed {
+		b.add(w)
+	}
+}
+
+// enqueue has the waiter asked for from its lane.
+func (w *waiter) enqueue() {
+	key := laneKeyOf(w.lock)
+	defer lockWaiter()()
+	listened := w.inbox != nil
+	if !listened {
+		openInbox(w)
+	}
+	w.state = queued
+	waiting.count++
+	due := w.nextAsk()
+	if !listened && w.canBeTold() {
+		due = atOnce // meanwhile the subscription was confirmed
+	}
+	w.start(w.lock, key, due)
+}
+
+// canBeTold reports whether a message can reach the waiter, with waiting.mu held.
+func (w *waiter) canBeTold() bool {
+	return w.inbox != nil && w.inbox.confirmed
+}
+
+// askEvery is the time between two asks, with waiting.mu held.
+func (w *waiter) askEvery() time.Duration {
+	every := pollInterval
+	if w.canBeTold() {
+		every = askInterval
+	}
+	return max(every, time.Duration(waiting.count)*askGap)
+}
+
+// nextAsk is when to ask again, with waiting.mu held.
+func (w *waiter) nextAsk() time.Duration {
+	now := sinceEpoch()
+	due := now + early(w.askEvery())
+	if w.holderEnds < due {
+		due = max(w.holderEnds, now+max(leastWait, time.Duration(waiting.count)*askGap))
+	}
+	return due
+}
+
+// askCall is the next ask.
+func (w *waiter) askCall() call {
+	waiting.mu.Lock()
+	defer waiting.mu.Unlock()
+	var channel string
+	if w.canBeTold() {
+		channel = w.inbox.channel
+	}
+	alive := max(3*w.askEvery(), time.Second)
+	now := sinceEpoch()
+	waited := now - w.since
+	if w.state == asking {
+		waited = 0
+	}
+	return call{
+		script: queueAskScript,
+		keys:   w.keys,
+		args: []any{
+			w.lock.value, w.ttl.Milliseconds(), w.lock.tokenLen, alive.Milliseconds(),
+			waited.Microseconds(), ticket(w.id, now), channel,
+		},
+		sent: now,
+	}
+}
+
+func (w *waiter) leaveCall() call {
+	own := 0
+	if w.own {
+		own = 1
+	}
+	return call{script: queueLeaveScript, keys: w.keys[:3], args: []any{w.lock.value, own}, sent: sinceEpoch()}
+}
+
+// serve ends the waiting of a waiter that has the lock.
+func (w *waiter) serve() {
+	defer lockWaiter()()
+	w.unlist(served)
+	w.stop()
+}
+
+// lockWaiter locks what guards a waiter and its task, so that its state changes together
+// with what is to be done.
+func lockWaiter() (unlock func()) {
+	schedule.mu.Lock()
+	waiting.mu.Lock()
+	return func() {
+		waiting.mu.Unlock()
+		schedule.mu.Unlock()
+	}
+}
+
+// unlist changes the waiter's state to one in which it does not wait any more, with
+// waiting.mu held.
+func (w *waiter) unlist(state waiterState) {
+	if w.inbox != nil {
+		w.inbox.remove(w)
+	}
+	if w.state == queued {
+		waiting.count--
+	}
+	if w.state == leaving {
+		waiting.leaving--
+	}
+	w.state = state
+	if w.state == leaving {
+		waiting.leaving++
+	}
+}
+
+// leave takes the waiter out of the queue in the background. If it has been handed the
+// lock, that is passed on. An ask that was lost may still be under way: then it leaves
+// again for a while.
+func (w *waiter) leave(lost bool) {
+	key := laneKeyOf(w.lock)
+	defer lockWaiter()()
+	if w.state != queued && waiting.leaving >= maxLeaving {
+		w.unlist(gone)
+		w.stop()
+		return
+	}
+	w.unlist(leaving)
+	now := sinceEpoch()
+	w.until = now + min(w.ttl+3*askInterval, orphanTimeout)
+	w.lingers = now
+	if lost {
+		w.lingers += orphanGrace
+	}
+	w.retry = 0
+	if w.left == nil {
+		w.left = make(chan struct{})
+	}
+	if w.index < 0 {
+		w.start(w.lock, key, atOnce)
+	} else {
+		w.hasten(atOnce)
+	}
+}
+
+// awaitLeft waits until the waiter has left, but not for long.
+func (w *waiter) awaitLeft() {
+	timer := time.NewTimer(leaveGrace)
+	defer timer.Stop()
+	select {
+	case <-w.left:
+	case <-timer.C:
+	}
+}
+
+func (w *waiter) begin() (call, bool) {
+	waiting.mu.Lock()
+	state := w.state
+	waiting.mu.Unlock()
+	switch state {
+	case queued:
+		return w.askCall(), true
+	case leaving:
+		return w.leaveCall(), true
+	default:
+		return call{}, false
+	}
+}
+
+func (w *waiter) end(call call, reply int64, err error) {
+	if call.script == queueLeaveScript {
+		w.endLeave(reply, err)
+	} else {
+		w.endAsk(call.sent, reply, err)
+	}
+}
+
+func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
+	waiting.mu.Lock()
+	state := w.state
+	if state == queued {
+		w.answered(sent, reply, err)
+	}
+	waiting.mu.Unlock()
+
+	// An ask that was under way when the waiting ended may have queued the waiter once
+	// more, or have taken the lock once more. Not while its holder has it: then there
+	// is no place to be had, and nothing to be taken.
+	if state == leaving || state == gone || state == served && w.lock.lease.remaining() <= 0 {
+		w.leave(err != nil)
+	}
+}
+
+// answered takes in how an ask of a queued waiter ended, with waiting.mu held.
+func (w *waiter) answered(sent time.Duration, reply int64, err error) {
+	switch {
+	case err == nil && reply > 0:
+		w.tell(turn{sent: sent, fence: reply})
+	case err == nil:
+		w.failed = false
+		w.wait(reply)
+	case refused(err) || errors.Is(err, redis.ErrClosed):
+		w.tell(turn{err: err})
+	case !w.failed:
+		w.failed, w.failing = true, sinceEpoch()
+	case sinceEpoch()-w.failing > askPatience:
+		w.tell(turn{err: err})
+	}
+}
+
+// tell wakes the caller, unless there is news for it already.
+func (w *waiter) tell(turn turn) {
+	select {
+	case w.turn <- turn:
+	default:
+	}
+}
+
+func (w *waiter) endLeave(reply int64, err error) {
+	defer lockWaiter()()
+	if w.state != leaving {
+		return // another has seen to it
+	}
+	now := sinceEpoch()
+	final := err != nil && (refused(err) || errors.Is(err, redis.ErrClosed))
+	over := now >= w.until || final || err == nil && (reply == 1 || now >= w.lingers)
+	if over {
+		w.unlist(gone)
+		w.stop()
+	}
+	if (over || err == nil) && !isClosed(w.left) {
+		close(w.left)
+	}
+}
+
+func isClosed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *waiter) next(call call, err error) (due time.Duration, ok bool) {
+	waiting.mu.Lock()
+	defer waiting.mu.Unlock()
+	asked := call.script == queueAskScript
+	if w.state == queued && err == nil {
+		if w.canBeTold() && call.sent < w.inbox.since {
+			// It may have told the server that no message can reach this waiter, or a
+			// message may have been lost after it.
+			return atOnce, true
+		}
+		return w.nextAsk(), true
+	}
+	if w.state == leaving && asked {
+		return 0, false // the leaving has its own time
+	}
+	w.retry = min(max(2*w.retry, 20*time.Millisecond), askInterval)
+	return sinceEpoch() + w.retry/2 + rand.N(w.retry), true
+}
+
+// A ticket is what a handover brings back: whom it is for, and which of its asks the
+// server had seen by then. A message may be late: after a pause of this process the lock
+// that it is about may be gone, and the waiter be in the queue again.
+func ticket(id uint64, sent time.Duration) string {
+	return strconv.FormatUint(id, 10) + ":" + strconv.FormatInt(int64(sent), 10)
+}
+
+// A handover is a message from queue.lua.
+type handover struct {
+	id    uint64
+	sent  time.Duration
+	key   string
+	value string
+}
+
+func parseHandover(message string) (h handover, ok bool) {
+	id, rest, ok1 := strings.Cut(message, ":")
+	sent, rest, ok2 := strings.Cut(rest, " ")
+	length, rest, ok3 := strings.Cut(rest, " ")
+	number, err1 := strconv.ParseUint(id, 10, 64)
+	moment, err2 := strconv.ParseInt(sent, 10, 64)
+	n, err3 := strconv.Atoi(length)
+	if !ok1 || !ok2 || !ok3 || errors.Join(err1, err2, err3) != nil || n < 0 || n > len(rest) {
+		return handover{}, false
+	}
+	return handover{id: number, sent: time.Duration(moment), key: rest[:n], value: rest[n:]}, true
+}

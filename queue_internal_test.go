@@ -1,0 +1,64 @@
+package redislock
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+)
+
+func TestQueuePrefix(t *testing.T) {
+	keys := map[string]bool{
+		"plain": true, "{tag}": true, "tag": true, "{tag}rest": true, "x{tag}": true,
+		"{open": true, "a{b": true, "closed}": false, "{}": false, "{}x": false, "a}{b": false,
+		"{{b}": true, "a}{b}": true, "\x00\xff": true,
+	}
+	seen := make(map[string]string)
+	for key, want := range keys {
+		prefix, sameSlot := queuePrefix(key)
+		assert.Equal(t, want, sameSlot, "%q", key)
+		assert.NotContains(t, seen, prefix, "%q and %q", key, seen[prefix])
+		seen[prefix] = key
+		if sameSlot {
+			assert.Equal(t, hashTag(key), hashTag(prefix+":redislock:queue"), "%q", key)
+		}
+	}
+}
+
+// hashTag returns the part of a key that Redis Cluster hashes, as its specification says.
+func hashTag(key string) string {
+	open := strings.IndexByte(key, '{')
+	if open < 0 {
+		return key
+	}
+	length := strings.IndexByte(key[open+1:], '}')
+	if length <= 0 {
+		return key
+	}
+	return key[open+1:][:length]
+}
+
+func FuzzParseHandover(f *testing.F) {
+	f.Add("1:2 3 keyvalue")
+	f.Add("18446744073709551615:-9223372036854775808 0 ")
+	f.Add("1:2 -1 x")
+	f.Add("::  ")
+	f.Fuzz(func(t *testing.T, message string) {
+		h, ok := parseHandover(message)
+		if !ok {
+			return
+		}
+		again, ok := parseHandover(fmt.Sprintf("%s %d %s%s", ticket(h.id, h.sent), len(h.key), h.key, h.value))
+		assert.True(t, ok)
+		assert.Equal(t, h, again)
+		assert.True(t, strings.HasSuffix(message, h.key+h.value))
+	})
+}
+
+func TestParseHandover(t *testing.T) {
+	h, ok := parseHandover(ticket(7, -time.Second) + " 4 a: {value 1")
+	assert.True(t, ok)
+	assert.Equal(t, handover{id: 7, sent: -time.Second, key: "a: {", value: "value 1"}, h)
+}

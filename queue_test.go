@@ -1,0 +1,810 @@
+package redislock_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	queueKey   = "{" + key + "}:redislock:queue"
+	waitersKey = "{" + key + "}:redislock:waiters"
+)
+
+// waiterEnv names the variable that makes the test binary a process that waits for a
+// lock on the server of that address.
+const waiterEnv = "REDISLOCK_TEST_WAITER"
+
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(waiterEnv); addr != "" {
+		waitInThisProcess(addr)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func waitInThisProcess(addr string) {
+	rdb := redis.NewClient(&redis.Options{Addr: addr})
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err := redislock.Obtain(ctx, rdb, key, processTTL, fair())
+	fmt.Println("obtained", err)
+	_, _ = os.Stdin.Read(make([]byte, 1)) // until the parent goes
+}
+
+const processTTL = 2 * time.Second
+
+// waiterProcess starts a process that waits for the lock, and returns when it is in
+// the queue. The channel passes on what it says.
+func waiterProcess(t *testing.T, server *redistest.Server) (*os.Process, <-chan string) {
+	t.Helper()
+	rdb := server.Client()
+	before := queued(t, rdb)
+	command := exec.Command(os.Args[0])
+	command.Env = append(os.Environ(), waiterEnv+"="+server.Addr)
+	stdin, err := command.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := command.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, command.Start())
+	said := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(stdout).ReadString('\n')
+		said <- strings.TrimSpace(line)
+	}()
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		_ = stdin.Close()
+		_ = command.Wait()
+	})
+	awaitQueue(t, rdb, before+1)
+	awaitChannels(t, rdb, int(before)+1)
+	return command.Process, said
+}
+
+func fair() *redislock.Options {
+	return &redislock.Options{RetryStrategy: redislock.FairQueue()}
+}
+
+func queued(t testing.TB, rdb *redis.Client) int64 {
+	t.Helper()
+	n, err := rdb.ZCard(t.Context(), queueKey).Result()
+	require.NoError(t, err)
+	return n
+}
+
+// awaitQueue waits until n are waiting.
+func awaitQueue(t testing.TB, rdb *redis.Client, n int64) {
+	t.Helper()
+	require.Eventually(t, func() bool { return queued(t, rdb) == n }, 10*time.Second, time.Millisecond)
+}
+
+// awaitChannels waits until n of the waiters can be told by a message.
+func awaitChannels(t testing.TB, rdb *redis.Client, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		waiters, err := rdb.HVals(t.Context(), waitersKey).Result()
+		require.NoError(t, err)
+		for _, w := range waiters {
+			if strings.Contains(w, " predislock:") {
+				n--
+			}
+		}
+		return n <= 0
+	}, 10*time.Second, time.Millisecond)
+}
+
+// awaitNoKeys waits until no lock and no queue is left on the server.
+func awaitNoKeys(t testing.TB, rdb *redis.Client) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		n, err := rdb.DBSize(t.Context()).Result()
+		return err == nil && n == 0
+	}, 10*time.Second, time.Millisecond)
+}
+
+type obtained struct {
+	name string
+	lock *redislock.Lock
+	err  error
+	at   time.Time
+}
+
+// waitInLine starts a waiter and returns when it is in the queue.
+func waitInLine(t testing.TB, ctx context.Context, rdb *redis.Client, client redislock.RedisClient, name string, opt *redislock.Options, results chan<- obtained) {
+	t.Helper()
+	before := queued(t, rdb)
+	go func() {
+		lock, err := redislock.Obtain(ctx, client, key, ttl, opt)
+		results <- obtained{name, lock, err, time.Now()}
+	}()
+	awaitQueue(t, rdb, before+1)
+}
+
+func receive(t testing.TB, results <-chan obtained) obtained {
+	t.Helper()
+	select {
+	case result := <-results:
+		return result
+	case <-time.After(20 * time.Second):
+		require.FailNow(t, "no waiter was served")
+		panic("unreachable")
+	}
+}
+
+// requireOrder lets the waiters have the lock one after the other and requires that
+// each is served within the given time.
+func requireOrder(t testing.TB, lock *redislock.Lock, results <-chan obtained, within time.Duration, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		released := time.Now()
+		require.NoError(t, lock.Release(t.Context()))
+		result := receive(t, results)
+		require.NoError(t, result.err)
+		require.Equal(t, name, result.name)
+		require.Less(t, result.at.Sub(released), within)
+		lock = result.lock
+	}
+	require.NoError(t, lock.Release(t.Context()))
+}
+
+func TestFairQueue_order(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		redistest.NoLeaks(t)
+		lock := obtain(t, rdb, fair())
+		results := make(chan obtained, 20)
+		var names []string
+		for i := range 20 {
+			client := redistest.Client(t, rdb.Options().Addr)
+			names = append(names, fmt.Sprint(i))
+			waitInLine(t, t.Context(), rdb, client, names[i], fair(), results)
+		}
+		requireOrder(t, lock, results, 5*time.Second, names...)
+		awaitNoKeys(t, rdb)
+	})
+}
+
+// Half of them share a client, and so a connection for messages.
+func TestFairQueue_handoverIsWokenNotPolled(t *testing.T) {
+	server := redistest.Start(t)
+	rdb, shared := server.Client(), server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 10)
+	var names []string
+	for i := range 10 {
+		client := shared
+		if i%2 == 0 {
+			client = server.Client()
+		}
+		names = append(names, fmt.Sprint(i))
+		waitInLine(t, t.Context(), rdb, client, names[i], fair(), results)
+	}
+	awaitChannels(t, rdb, 10)
+	calls := server.Calls("evalsha")
+	start := time.Now()
+	requireOrder(t, lock, results, time.Second, names...)
+	if took := time.Since(start); took < 500*time.Millisecond {
+		assert.Equal(t, 11, server.Calls("evalsha")-calls, "one command a handover")
+	}
+	requireGone(t, rdb, key, queueKey, waitersKey)
+}
+
+func TestFairQueue_uncontended(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	require.NoError(t, obtain(t, rdb, fair()).Release(t.Context())) // loads the scripts
+	before := server.Calls("evalsha")
+	lock := obtain(t, rdb, fair())
+	requireTTL(t, rdb, key, ttl)
+	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), key).Val())
+	require.NoError(t, lock.Release(t.Context()))
+	assert.Equal(t, 2, server.Calls("evalsha")-before)
+	assert.ErrorIs(t, lock.Release(t.Context()), redislock.ErrLockNotHeld)
+	assert.Zero(t, server.Calls("subscribe"))
+	assert.Zero(t, server.Calls("eval")-2)
+	requireGone(t, rdb, key, queueKey, waitersKey)
+}
+
+func TestFairQueue_processKilled(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 2)
+	waitInLine(t, t.Context(), rdb, server.Client(), "first", fair(), results)
+	victim, _ := waiterProcess(t, server)
+	_, survivor := waiterProcess(t, server)
+	waitInLine(t, t.Context(), rdb, server.Client(), "last", fair(), results)
+	require.NoError(t, victim.Kill())
+	require.Eventually(t, func() bool { // the server has noticed
+		channels, err := rdb.PubSubChannels(t.Context(), "redislock:*").Result()
+		return err == nil && len(channels) == 3
+	}, 10*time.Second, time.Millisecond)
+
+	require.NoError(t, lock.Release(t.Context()))
+	first := receive(t, results)
+	require.NoError(t, first.err)
+	require.NoError(t, first.lock.Release(t.Context()))
+	start := time.Now()
+	require.Equal(t, "obtained <nil>", <-survivor)
+	assert.Less(t, time.Since(start), processTTL/2, "the victim's TTL was not waited for")
+	last := receive(t, results) // once the survivor, who does not release, has held it
+	require.NoError(t, last.err)
+	assert.Equal(t, "last", last.name)
+}
+
+func TestFairQueue_processHangs(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	hung, _ := waiterProcess(t, server)
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, server.Client(), "next", fair(), results)
+	require.NoError(t, hung.Signal(syscall.SIGSTOP))
+
+	released := time.Now()
+	require.NoError(t, lock.Release(t.Context()))
+	next := receive(t, results)
+	require.NoError(t, next.err)
+	assert.Greater(t, next.at.Sub(released), processTTL/2, "it was handed to the process that hangs")
+	assert.Less(t, next.at.Sub(released), processTTL+3*time.Second, "once")
+}
+
+// The process is away for longer than its place and then for longer than the TTL of the
+// lock that it was handed: the message that waits for it says nothing any more.
+func TestFairQueue_processPaused(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	paused, said := waiterProcess(t, server)
+	require.NoError(t, paused.Signal(syscall.SIGSTOP))
+	require.NoError(t, lock.Release(t.Context())) // to the paused
+	require.Eventually(t, func() bool { return rdb.Exists(t.Context(), key).Val() == 0 }, 10*time.Second, time.Millisecond)
+	lock = obtain(t, rdb, nil)
+
+	require.NoError(t, paused.Signal(syscall.SIGCONT))
+	awaitQueue(t, rdb, 1) // it has asked again
+	select {
+	case line := <-said:
+		require.Fail(t, "it believes to hold a lock that it has lost", line)
+	case <-time.After(300 * time.Millisecond):
+	}
+	require.NoError(t, lock.Release(t.Context()))
+	assert.Equal(t, "obtained <nil>", <-said)
+}
+
+func TestFairQueue_contextEnds(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 3)
+	waitInLine(t, t.Context(), rdb, rdb, "first", fair(), results)
+	ctx, cancel := context.WithCancel(t.Context())
+	before := redislock.GetStats()
+	waitInLine(t, ctx, rdb, rdb, "canceled", fair(), results)
+	waitInLine(t, t.Context(), rdb, rdb, "last", fair(), results)
+	cancel()
+	canceled := receive(t, results)
+	assert.ErrorIs(t, canceled.err, context.Canceled)
+	assert.ErrorIs(t, canceled.err, redislock.ErrNotObtained)
+	assert.EqualValues(t, 2, queued(t, rdb), "it has left before Obtain returns")
+	after := redislock.GetStats()
+	assert.Equal(t, before.Obtain.Cancel+1, after.Obtain.Cancel)
+	assert.Equal(t, before.Backoff+2, after.Backoff)
+	requireOrder(t, lock, results, time.Second, "first", "last")
+	awaitNoKeys(t, rdb)
+}
+
+// The context of one waiter ends just when the lock is handed to it. The next gets it
+// soon, whatever comes first, and nothing is left.
+func TestFairQueue_canceledAtTheHandover(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, others := server.Client(), server.Client()
+	served, canceled := 0, 0
+	for i := range 300 {
+		lock := obtain(t, rdb, fair())
+		results := make(chan obtained, 2)
+		ctx, cancel := context.WithCancel(t.Context())
+		waitInLine(t, ctx, rdb, others, "canceled", fair(), results)
+		waitInLine(t, t.Context(), rdb, others, "next", fair(), results)
+		var releasing sync.WaitGroup
+		releasing.Go(func() { assert.NoError(t, lock.Release(t.Context())) })
+		time.Sleep(time.Duration(i%50) * 10 * time.Microsecond)
+		cancel()
+		releasing.Wait()
+		start := time.Now()
+		for range 2 {
+			result := receive(t, results)
+			if result.err != nil {
+				require.ErrorIs(t, result.err, context.Canceled)
+				require.Equal(t, "canceled", result.name)
+				canceled++
+				continue
+			}
+			served++
+			require.NoError(t, result.lock.Release(t.Context()))
+		}
+		require.Less(t, time.Since(start), 2*time.Second)
+	}
+	assert.Equal(t, 600, served+canceled)
+	assert.NotZero(t, canceled)
+	awaitNoKeys(t, rdb)
+}
+
+func TestFairQueue_holderDies(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	_, err := redislock.Obtain(t.Context(), rdb, key, 1500*time.Millisecond, fair())
+	require.NoError(t, err)
+	start := time.Now()
+	results := make(chan obtained, 3)
+	waitInLine(t, t.Context(), rdb, server.Client(), "first", fair(), results)
+	waitInLine(t, t.Context(), rdb, server.Client(), "second", fair(), results)
+	first := receive(t, results)
+	require.NoError(t, first.err)
+	assert.Equal(t, "first", first.name)
+	assert.Greater(t, first.at.Sub(start), 1400*time.Millisecond)
+	assert.Less(t, first.at.Sub(start), 2200*time.Millisecond)
+	requireOrder(t, first.lock, results, time.Second, "second")
+}
+
+func TestFairQueue_pubsubKilled(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 3)
+	names := []string{"first", "second", "third"}
+	for _, name := range names {
+		waitInLine(t, t.Context(), rdb, server.Client(), name, fair(), results)
+	}
+	awaitChannels(t, rdb, 3)
+	for range 3 {
+		require.NoError(t, rdb.Do(t.Context(), "client", "kill", "type", "pubsub").Err())
+		require.Eventually(t, func() bool {
+			channels, err := rdb.PubSubChannels(t.Context(), "redislock:*").Result()
+			return err == nil && len(channels) == 3
+		}, 10*time.Second, time.Millisecond)
+	}
+	awaitChannels(t, rdb, 3)
+	requireOrder(t, lock, results, 3*time.Second, names...)
+}
+
+// The lock is handed over while nobody listens: all are dropped. They come back at the
+// place that they had.
+func TestFairQueue_placesAreKept(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 3)
+	names := []string{"first", "second", "third"}
+	for _, name := range names {
+		waitInLine(t, t.Context(), rdb, server.Client(), name, fair(), results)
+	}
+	require.NoError(t, rdb.Del(t.Context(), queueKey, waitersKey).Err())
+	awaitQueue(t, rdb, 3)
+	requireOrder(t, lock, results, 3*time.Second, names...)
+}
+
+// listener gets its messages by another client.
+type listener struct {
+	*redis.Client
+	messages *redis.Client
+}
+
+func (l listener) Subscribe(ctx context.Context, channels ...string) *redis.PubSub {
+	return l.messages.Subscribe(ctx, channels...)
+}
+
+func TestFairQueue_messageLost(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	proxy := redistest.StartProxy(t, server.Addr)
+	deaf := listener{Client: server.Client(), messages: redistest.Client(t, proxy.Addr)}
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 2)
+	waitInLine(t, t.Context(), rdb, deaf, "deaf", fair(), results)
+	waitInLine(t, t.Context(), rdb, rdb, "last", fair(), results)
+	awaitChannels(t, rdb, 2)
+	proxy.DropReplies(true)
+	requireOrder(t, lock, results, 3*time.Second, "deaf", "last")
+}
+
+func TestFairQueue_serverRestarts(t *testing.T) {
+	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 3)
+	names := []string{"first", "second", "third"}
+	for _, name := range names {
+		waitInLine(t, t.Context(), rdb, server.Client(), name, fair(), results)
+	}
+	server.Kill()
+	server.Restart()
+	requireOrder(t, lock, results, 8*time.Second, names...)
+	awaitNoKeys(t, rdb)
+}
+
+func TestFairQueue_scriptsFlushed(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 2)
+	for _, name := range []string{"first", "second"} {
+		waitInLine(t, t.Context(), rdb, server.Client(), name, fair(), results)
+		require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
+	}
+	requireOrder(t, lock, results, 3*time.Second, "first", "second")
+}
+
+func TestFairQueue_withoutChannels(t *testing.T) {
+	cases := map[string]func(t *testing.T, server *redistest.Server) redislock.RedisClient{
+		"no permission": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "muted", "on", ">secret", "~*", "+@all", "resetchannels").Err())
+			return server.Client(func(o *redis.Options) { o.Username, o.Password = "muted", "secret" })
+		},
+		"bare scripter": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			return struct{ redis.Scripter }{server.Client()}
+		},
+	}
+	for name, connect := range cases {
+		t.Run(name, func(t *testing.T) {
+			server := redistest.Start(t)
+			rdb := server.Client()
+			client := connect(t, server)
+			lock, err := redislock.Obtain(t.Context(), client, key, ttl, fair())
+			require.NoError(t, err)
+			results := make(chan obtained, 4)
+			waitInLine(t, t.Context(), rdb, connect(t, server), "first", fair(), results)
+			waitInLine(t, t.Context(), rdb, client, "second", fair(), results)
+			requireOrder(t, lock, results, 900*time.Millisecond, "first", "second")
+
+			// The waiter has a channel, but the holder may not publish.
+			lock, err = redislock.Obtain(t.Context(), client, key, ttl, fair())
+			require.NoError(t, err)
+			waitInLine(t, t.Context(), rdb, rdb, "with a channel", fair(), results)
+			awaitChannels(t, rdb, 1)
+			requireOrder(t, lock, results, 3*time.Second, "with a channel")
+			awaitNoKeys(t, rdb)
+		})
+	}
+}
+
+func TestFairQueue_behindAPlainHolder(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	results := make(chan obtained, 2)
+
+	lock := obtain(t, rdb, nil)
+	waitInLine(t, t.Context(), rdb, rdb, "after a release", fair(), results)
+	awaitChannels(t, rdb, 1)
+	requireOrder(t, lock, results, 2500*time.Millisecond, "after a release")
+
+	plain, err := redislock.Obtain(t.Context(), rdb, key, 300*time.Millisecond, nil)
+	require.NoError(t, err)
+	waitInLine(t, t.Context(), rdb, rdb, "after an expiry", fair(), results)
+	result := receive(t, results)
+	require.NoError(t, result.err)
+	assert.True(t, plain.ValidUntil().Before(result.at))
+	assert.Less(t, result.at.Sub(plain.ValidUntil()), 2*time.Second)
+	require.NoError(t, result.lock.Release(t.Context()))
+}
+
+// One connection for the messages of a client: opened by the first wait, closed when
+// idle, or with the client.
+func TestFairQueue_subscription(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, client := server.Client(), redis.NewClient(&redis.Options{Addr: server.Addr})
+	defer client.Close()
+	channels := func() int {
+		channels, err := rdb.PubSubChannels(t.Context(), "*").Result()
+		require.NoError(t, err)
+		return len(channels)
+	}
+	lock := obtain(t, client, fair())
+	assert.Zero(t, channels())
+	results := make(chan obtained, 3)
+	waitInLine(t, t.Context(), rdb, client, "first", fair(), results)
+	waitInLine(t, t.Context(), rdb, client, "second", fair(), results)
+	awaitChannels(t, rdb, 2)
+	assert.Equal(t, 1, channels())
+	requireOrder(t, lock, results, 2*time.Second, "first", "second")
+	require.Eventually(t, func() bool { return channels() == 0 }, 10*time.Second, 10*time.Millisecond)
+
+	obtain(t, rdb, fair())
+	waitInLine(t, t.Context(), rdb, client, "closed", fair(), results)
+	awaitChannels(t, rdb, 1)
+	require.NoError(t, client.Close())
+	closed := receive(t, results)
+	assert.ErrorIs(t, closed.err, redis.ErrClosed)
+	assert.Zero(t, channels())
+}
+
+func TestFairQueue_options(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		watchdog := redislock.NewTickWatchdog(0)
+		opt := func(i int) *redislock.Options {
+			return &redislock.Options{
+				RetryStrategy: redislock.FairQueue(),
+				Token:         fmt.Sprintf("token \x00 %d", i),
+				Metadata:      "\x00 \n}{ \xff",
+				FenceKey:      "fence",
+				Watchdog:      watchdog,
+			}
+		}
+		lock := obtain(t, rdb, opt(0))
+		assert.EqualValues(t, 1, lock.FenceToken())
+		results := make(chan obtained, 5)
+		for i := range 5 {
+			waitInLine(t, t.Context(), rdb, rdb, fmt.Sprint(i+1), opt(i+1), results)
+		}
+		for i := range 5 {
+			require.NoError(t, lock.Release(t.Context()))
+			result := receive(t, results)
+			require.NoError(t, result.err)
+			lock = result.lock
+			require.Equal(t, fmt.Sprint(i+1), result.name)
+			assert.Equal(t, opt(i+1).Token, lock.Token())
+			assert.Equal(t, opt(i+1).Metadata, lock.Metadata())
+			assert.EqualValues(t, i+2, lock.FenceToken())
+			assert.Equal(t, lock.Token()+lock.Metadata(), rdb.Get(t.Context(), key).Val())
+		}
+		again := obtain(t, rdb, opt(5))
+		assert.EqualValues(t, 6, again.FenceToken())
+		require.NoError(t, again.Release(t.Context()))
+		assert.ErrorIs(t, lock.Release(t.Context()), redislock.ErrLockNotHeld)
+		requireGone(t, rdb, key, queueKey, waitersKey)
+	})
+}
+
+// A counter that cannot be used is found out before the lock is taken.
+func TestFairQueue_unusableCounter(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		require.NoError(t, rdb.Set(t.Context(), "fence", "text", 0).Err())
+		opt := fair()
+		opt.FenceKey = "fence"
+		_, err := redislock.Obtain(t.Context(), rdb, key, ttl, opt)
+		require.Error(t, err)
+		assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+		requireGone(t, rdb, key, queueKey, waitersKey)
+	})
+}
+
+func TestFairQueue_valueOfAnotherType(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		require.NoError(t, rdb.RPush(t.Context(), key, "element").Err())
+		_, err := redislock.Obtain(t.Context(), rdb, key, ttl, fair())
+		require.Error(t, err)
+		assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+		assert.Equal(t, []string{"element"}, rdb.LRange(t.Context(), key, 0, -1).Val())
+		requireGone(t, rdb, queueKey, waitersKey)
+	})
+}
+
+// The TTL runs from the handover, of which the new holder learns later. It may believe
+// in no more than is certain, and asks for more if that is little.
+func TestFairQueue_validUntil(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	for _, ttl := range []time.Duration{time.Second, time.Minute} {
+		lock := obtain(t, rdb, fair())
+		locks := make(chan *redislock.Lock)
+		go func() {
+			lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, fair())
+			assert.NoError(t, err)
+			locks <- lock
+		}()
+		awaitQueue(t, rdb, 1)
+		awaitChannels(t, rdb, 1)
+		time.Sleep(300 * time.Millisecond) // more than a tenth of the shorter TTL
+		require.NoError(t, lock.Release(t.Context()))
+		lock = <-locks
+		require.NotNil(t, lock)
+		left, err := lock.TTL(t.Context())
+		require.NoError(t, err)
+		valid := time.Until(lock.ValidUntil())
+		assert.LessOrEqual(t, valid, left)
+		assert.Greater(t, valid, ttl*8/10)
+		require.NoError(t, lock.Release(t.Context()))
+	}
+}
+
+// Somebody else's lock was handed over to a waiter that is not there any more, although
+// its client is: the client passes it on.
+func TestFairQueue_handoverToTheAbsent(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "present", fair(), results)
+	awaitChannels(t, rdb, 1)
+	channel := rdb.PubSubChannels(t.Context(), "redislock:*").Val()[0]
+	alive := time.Now().Add(time.Minute).UnixMicro()
+	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "absent"}).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "absent", fmt.Sprintf("%d 60000 123456:1 p%s", alive, channel)).Err())
+	requireOrder(t, lock, results, 800*time.Millisecond, "present")
+	awaitNoKeys(t, rdb)
+}
+
+// What is no handover, or an old one, is not believed.
+func TestFairQueue_falseMessages(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "waiter", fair(), results)
+	awaitChannels(t, rdb, 1)
+	channel := rdb.PubSubChannels(t.Context(), "redislock:*").Val()[0]
+	value := rdb.ZRange(t.Context(), queueKey, 0, -1).Val()[0]
+	entry := strings.Fields(rdb.HGet(t.Context(), waitersKey, value).Val())
+	id, _, _ := strings.Cut(entry[2], ":")
+	for _, message := range []string{
+		"", "::", value, entry[2], entry[2] + " 99999 " + key + value,
+		id + ":-99999999999999 8 " + key + value, // before all times
+		id + ":9223372036854775807 8 " + key + value,
+	} {
+		require.NoError(t, rdb.Publish(t.Context(), channel, message).Err())
+	}
+	select {
+	case result := <-results:
+		require.Fail(t, "the lock is somebody else's", result)
+	case <-time.After(300 * time.Millisecond):
+	}
+	requireOrder(t, lock, results, 2*time.Second, "waiter")
+}
+
+func TestFairQueue_outOfMemory(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "waiter", fair(), results)
+	awaitChannels(t, rdb, 1)
+	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	requireOrder(t, lock, results, time.Second, "waiter")
+	_, err := redislock.Obtain(t.Context(), rdb, key, ttl, fair())
+	assert.ErrorContains(t, err, "OOM")
+	assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+}
+
+func TestFairQueue_severalKeys(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		lock := obtain(t, rdb, fair())
+		results := make(chan obtained, 1)
+		go func() {
+			lock, err := redislock.ObtainMulti(t.Context(), rdb, []string{key, "another"}, ttl, fair())
+			results <- obtained{lock: lock, err: err}
+		}()
+		before := redislock.GetStats().Backoff
+		require.Eventually(t, func() bool { return redislock.GetStats().Backoff > before }, 5*time.Second, time.Millisecond)
+		require.NoError(t, lock.Release(t.Context()))
+		result := receive(t, results)
+		require.NoError(t, result.err)
+		require.NoError(t, result.lock.Release(t.Context()))
+	})
+}
+
+func TestFairQueue_limited(t *testing.T) {
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	obtain(t, rdb, nil)
+	before := redislock.GetStats().Backoff
+	_, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{
+		RetryStrategy: redislock.LimitRetry(redislock.FairQueue(), 2),
+	})
+	assert.Equal(t, redislock.ErrNotObtained, err)
+	assert.EqualValues(t, 2, redislock.GetStats().Backoff-before)
+	backoffs := backoffs(redislock.FairQueue(), 100)
+	for _, backoff := range backoffs {
+		assert.Greater(t, backoff, 20*time.Millisecond)
+		assert.Less(t, backoff, 80*time.Millisecond)
+	}
+}
+
+func TestFairQueue_waitsForTheTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		_, err := redislock.Obtain(t.Context(), answering(0), key, ttl, fair())
+		assert.ErrorIs(t, err, redislock.ErrNotObtained)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, ttl, time.Since(start))
+	})
+}
+
+func TestFairQueue_redisFails(t *testing.T) {
+	failure := errors.New("failure")
+	for name, answers := range map[string]int{"at once": 0, "later": 3} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				rdb := scripter{answer: func(context.Context, string) (any, error) {
+					if answers--; answers >= 0 {
+						return int64(-60000), nil
+					}
+					return nil, failure
+				}}
+				before := redislock.GetStats().Obtain
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				start := time.Now()
+				_, err := redislock.Obtain(ctx, rdb, key, ttl, fair())
+				assert.ErrorIs(t, err, failure)
+				assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+				assert.Less(t, time.Since(start), 15*time.Second)
+				before.Error++
+				assert.Equal(t, before, redislock.GetStats().Obtain)
+				time.Sleep(time.Minute) // until leaving is given up
+			})
+		})
+	}
+}
+
+// Redis is silent: the caller returns even so when its context ends.
+func TestFairQueue_redisIsSilent(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, client := server.Client(), server.Client(func(o *redis.Options) { o.ReadTimeout = time.Second })
+	obtain(t, rdb, fair())
+	ctx, cancel := context.WithCancel(t.Context())
+	results := make(chan obtained, 1)
+	waitInLine(t, ctx, rdb, client, "waiter", fair(), results)
+	awaitChannels(t, rdb, 1)
+	server.Pause()
+	defer server.Resume()
+	cancel()
+	start := time.Now()
+	assert.ErrorIs(t, receive(t, results).err, context.Canceled)
+	assert.Less(t, time.Since(start), 900*time.Millisecond)
+}
+
+func TestFairQueue_keyThatCannotBeQueuedFor(t *testing.T) {
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
+	defer cluster.Close()
+	_, err := redislock.Obtain(t.Context(), cluster, "a}b", ttl, fair())
+	assert.ErrorContains(t, err, `"a}b"`)
+	assert.ErrorContains(t, err, "{hash tag}")
+
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	lock, err := redislock.Obtain(t.Context(), rdb, "a}b", ttl, fair())
+	require.NoError(t, err)
+	require.NoError(t, lock.Release(t.Context()))
+}
+
+func TestFairQueue_do(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	inside, most := 0, 0
+	var mu sync.Mutex
+	var workers sync.WaitGroup
+	for range 8 {
+		workers.Go(func() {
+			assert.NoError(t, redislock.New(rdb).Do(t.Context(), key, ttl, fair(), func(context.Context) error {
+				mu.Lock()
+				inside++
+				most = max(most, inside)
+				mu.Unlock()
+				time.Sleep(time.Millisecond)
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				return nil
+			}))
+		})
+	}
+	workers.Wait()
+	assert.Equal(t, 1, most)
+	awaitNoKeys(t, rdb)
+}
