@@ -117,6 +117,44 @@ func ExampleClient_Obtain_customDeadline() {
 	// because of the deadline: true
 }
 
+func ExampleFairQueue() {
+	client, closeClient := connect()
+	defer closeClient()
+	locker := redislock.New(client)
+	ctx := context.Background()
+	opt := &redislock.Options{RetryStrategy: redislock.FairQueue()}
+
+	lock, err := locker.Obtain(ctx, "my-key", time.Minute, opt)
+	if err != nil {
+		log.Fatalln(err)
+	}
+	done := make(chan struct{})
+	for i := range 3 {
+		waits := redislock.GetStats().Backoff
+		go func() {
+			_ = locker.Do(ctx, "my-key", time.Minute, opt, func(context.Context) error {
+				fmt.Println("waiter", i)
+				return nil
+			})
+			done <- struct{}{}
+		}()
+		for redislock.GetStats().Backoff == waits { // until it waits
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if err := lock.Release(ctx); err != nil {
+		log.Fatalln(err)
+	}
+	for range 3 {
+		<-done
+	}
+
+	// Output:
+	// waiter 0
+	// waiter 1
+	// waiter 2
+}
+
 func ExampleTickWatchdog() {
 	client, closeClient := connect()
 	defer closeClient()

@@ -2,13 +2,22 @@ package redislock
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// inboxIdle is how long a subscription stays after the last waiter has left it.
-const inboxIdle = 3 * time.Second
+const (
+	// inboxIdle is how long a subscription stays after the last waiter has left it.
+	inboxIdle = 3 * time.Second
+	// inboxCheck is how often it is found out whether the connection is alive, and how
+	// long an answer may take.
+	inboxCheck = 3 * time.Second
+	// inboxRetry is the time between attempts to connect anew.
+	inboxRetry = 100 * time.Millisecond
+)
 
 // An inbox is a subscription by which waiters are told that the lock is theirs. A client
 // of one server has one for all its waiters; where keys are spread over nodes, a message
@@ -154,16 +163,67 @@ func (b *inbox) close() *redis.PubSub {
 
 // run receives messages until the inbox is closed, or the Redis client is.
 func (b *inbox) run(subscribe func(ctx context.Context, channels ...string) *redis.PubSub) {
-	pubsub := subscribe(context.Background(), b.channel[1:])
+	for b.receive(subscribe(context.Background(), b.channel[1:])) {
+	}
+	// If the Redis client was closed the waiters will hear of it when they ask.
+	waiting.mu.Lock()
+	b.close()
+	waiting.mu.Unlock()
+	b.askAll()
+}
+
+// receive receives messages. It reports whether to subscribe anew: the connection was
+// found dead.
+func (b *inbox) receive(pubsub *redis.PubSub) (again bool) {
 	defer pubsub.Close()
 	waiting.mu.Lock()
 	b.pubsub = pubsub
 	closed := b.closed
 	waiting.mu.Unlock()
 	if closed {
-		return
+		return false
 	}
-	for message := range pubsub.ChannelWithSubscriptions() {
+	var heard, dead atomic.Bool
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		ticker := time.NewTicker(inboxCheck)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+			}
+			_ = pubsub.Ping(context.Background())
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+			}
+			if !heard.Swap(false) {
+				dead.Store(true)
+				_ = pubsub.Close()
+				return
+			}
+		}
+	}()
+	for failures := 0; ; {
+		message, err := pubsub.Receive(context.Background())
+		switch {
+		case dead.Load():
+			return true
+		case errors.Is(err, redis.ErrClosed):
+			return false
+		case err != nil:
+			// It reconnects when asked again.
+			if failures++; failures > 1 {
+				time.Sleep(inboxRetry)
+			}
+			continue
+		}
+		failures = 0
+		heard.Store(true)
 		switch message := message.(type) {
 		case *redis.Subscription:
 			b.confirm()
@@ -171,11 +231,6 @@ func (b *inbox) run(subscribe func(ctx context.Context, channels ...string) *red
 			b.deliver(message.Payload)
 		}
 	}
-	// If the Redis client was closed the waiters will hear of it when they ask.
-	waiting.mu.Lock()
-	b.close()
-	waiting.mu.Unlock()
-	b.askAll()
 }
 
 // confirm notes that messages arrive from now on. Those before are lost, if the
@@ -201,7 +256,11 @@ func (b *inbox) askAll() {
 	defer schedule.mu.Unlock()
 	now := sinceEpoch()
 	for i, w := range waiters {
-		w.hasten(now + time.Duration(i)*askGap)
+		// An ask that is under way will be followed by another. One that overtook it
+		// would be undone by it.
+		if w.underWay == 0 {
+			w.hasten(now + time.Duration(i)*askGap)
+		}
 	}
 }
 

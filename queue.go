@@ -110,6 +110,7 @@ type waiter struct {
 	id         uint64
 	inbox      *inbox // nil if no message can come
 	state      waiterState
+	asked      bool          // whether an ask ended that may have come after the release
 	holderEnds time.Duration // since epoch: when the TTL of the lock's holder will be over
 	failing    time.Duration // since epoch: since when asks fail
 	failed     bool          // whether they do
@@ -447,16 +448,31 @@ func (w *waiter) end(call call, reply int64, err error) {
 func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 	waiting.mu.Lock()
 	state := w.state
-	if state == queued {
+	switch state {
+	case queued:
 		w.answered(sent, reply, err)
+	case served:
+		// It may come after a release that is under way: then that is the time to look.
+		w.asked = w.asked || w.lock.lease.remaining() <= 0
 	}
 	waiting.mu.Unlock()
 
-	// An ask that was under way when the waiting ended may have queued the waiter once
-	// more, or have taken the lock once more. Not while its holder has it: then there
-	// is no place to be had, and nothing to be taken.
-	if state == leaving || state == gone || state == served && w.lock.lease.remaining() <= 0 {
+	// An ask that was under way when the waiting ended may have queued the waiter, or
+	// taken the lock, once more. Not while its holder has it: then there is no place to
+	// be had, and nothing to be taken.
+	if state == leaving || state == gone {
 		w.leave(err != nil)
+	}
+}
+
+// released notes that the lock was given back, or that it was tried.
+func (w *waiter) released() {
+	waiting.mu.Lock()
+	w.state = gone
+	asked := w.asked
+	waiting.mu.Unlock()
+	if asked {
+		w.leave(false)
 	}
 }
 

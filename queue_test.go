@@ -100,12 +100,22 @@ func awaitChannels(t testing.TB, rdb *redis.Client, n int) {
 	require.Eventually(t, func() bool {
 		waiters, err := rdb.HVals(t.Context(), waitersKey).Result()
 		require.NoError(t, err)
+		reachable := 0
 		for _, w := range waiters {
 			if strings.Contains(w, " predislock:") {
-				n--
+				reachable++
 			}
 		}
-		return n <= 0
+		return reachable >= n
+	}, 10*time.Second, time.Millisecond)
+}
+
+// awaitListeners waits until n clients are subscribed.
+func awaitListeners(t testing.TB, rdb *redis.Client, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		channels, err := rdb.PubSubChannels(t.Context(), "redislock:*").Result()
+		return err == nil && len(channels) == n
 	}, 10*time.Second, time.Millisecond)
 }
 
@@ -229,11 +239,9 @@ func TestFairQueue_processKilled(t *testing.T) {
 	victim, _ := waiterProcess(t, server)
 	_, survivor := waiterProcess(t, server)
 	waitInLine(t, t.Context(), rdb, server.Client(), "last", fair(), results)
+	awaitChannels(t, rdb, 4)
 	require.NoError(t, victim.Kill())
-	require.Eventually(t, func() bool { // the server has noticed
-		channels, err := rdb.PubSubChannels(t.Context(), "redislock:*").Result()
-		return err == nil && len(channels) == 3
-	}, 10*time.Second, time.Millisecond)
+	awaitListeners(t, rdb, 3) // the server has noticed
 
 	require.NoError(t, lock.Release(t.Context()))
 	first := receive(t, results)
@@ -375,10 +383,7 @@ func TestFairQueue_pubsubKilled(t *testing.T) {
 	awaitChannels(t, rdb, 3)
 	for range 3 {
 		require.NoError(t, rdb.Do(t.Context(), "client", "kill", "type", "pubsub").Err())
-		require.Eventually(t, func() bool {
-			channels, err := rdb.PubSubChannels(t.Context(), "redislock:*").Result()
-			return err == nil && len(channels) == 3
-		}, 10*time.Second, time.Millisecond)
+		awaitListeners(t, rdb, 3)
 	}
 	awaitChannels(t, rdb, 3)
 	requireOrder(t, lock, results, 3*time.Second, names...)
@@ -394,6 +399,7 @@ func TestFairQueue_placesAreKept(t *testing.T) {
 	names := []string{"first", "second", "third"}
 	for _, name := range names {
 		waitInLine(t, t.Context(), rdb, server.Client(), name, fair(), results)
+		time.Sleep(50 * time.Millisecond) // a place is remembered as how long ago it was taken
 	}
 	require.NoError(t, rdb.Del(t.Context(), queueKey, waitersKey).Err())
 	awaitQueue(t, rdb, 3)
@@ -435,7 +441,8 @@ func TestFairQueue_serverRestarts(t *testing.T) {
 	}
 	server.Kill()
 	server.Restart()
-	requireOrder(t, lock, results, 8*time.Second, names...)
+	awaitListeners(t, rdb, 3)
+	requireOrder(t, lock, results, 3*time.Second, names...)
 	awaitNoKeys(t, rdb)
 }
 

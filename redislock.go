@@ -514,6 +514,9 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 	l.lease.end(errReleased)
 	l.stopWatchdog(ctx)
 	held, err := l.delete(ctx)
+	if l.waiter != nil {
+		l.waiter.released()
+	}
 	if err != nil {
 		return endedBy(ctx, err)
 	}

@@ -44,9 +44,10 @@ type task struct {
 	interval time.Duration // in which it usually becomes due
 	patience time.Duration // how long an answer may take before another connection is tried
 
-	lane  *lane
-	due   time.Duration // since epoch; atOnce does not wait for others
-	index int           // in lane.due; -1 outside
+	lane     *lane
+	due      time.Duration // since epoch; atOnce does not wait for others
+	index    int           // in lane.due; -1 outside
+	underWay int           // attempts
 }
 
 const atOnce = time.Duration(math.MinInt64)
@@ -232,6 +233,7 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	for len(batch) < size && l.due[0].due <= now {
 		t := l.due[0]
 		batch = append(batch, t)
+		t.underWay++
 		t.due = now + t.patience
 		heap.Fix(&l.due, 0)
 	}
@@ -280,6 +282,7 @@ func (l *lane) send(batch []*task) {
 	defer schedule.mu.Unlock()
 	for i := range attempts {
 		a := &attempts[i]
+		a.underWay--
 		if !a.began || a.index < 0 {
 			continue
 		}

@@ -49,7 +49,7 @@ func run(ctx context.Context, addr string) error {
 		key:    fmt.Sprintf("redislock-quickstart-%d", os.Getpid()),
 		start:  time.Now(),
 	}
-	for _, chapter := range []func(context.Context) error{s.obtain, s.expire, s.wait, s.watch, s.lose} {
+	for _, chapter := range []func(context.Context) error{s.obtain, s.expire, s.wait, s.queue, s.watch, s.lose} {
 		if err := chapter(ctx); err != nil {
 			return err
 		}
@@ -140,6 +140,41 @@ func (s *story) wait(ctx context.Context) error {
 	}
 	s.tell("Ben tries again until he has it, %v later.", time.Since(asked).Round(10*time.Millisecond))
 	return lock.Release(ctx)
+}
+
+func (s *story) queue(ctx context.Context) error {
+	s.chapter("Five in a queue")
+	opt := &redislock.Options{RetryStrategy: redislock.FairQueue()}
+	lock, err := s.locker.Obtain(ctx, s.key, time.Minute, opt)
+	if err != nil {
+		return err
+	}
+	s.tell("Anna holds the lock.")
+	served := make(chan error)
+	for _, name := range []string{"Ben", "Cleo", "Dan", "Eve", "Finn"} {
+		waits := redislock.GetStats().Backoff
+		go func() {
+			served <- s.locker.Do(ctx, s.key, time.Minute, opt, func(context.Context) error {
+				s.tell("%s has it, and works for 50ms.", name)
+				time.Sleep(50 * time.Millisecond)
+				return nil
+			})
+		}()
+		for redislock.GetStats().Backoff == waits {
+			time.Sleep(time.Millisecond)
+		}
+		s.tell("%s asks, and waits.", name)
+	}
+	s.tell("Anna releases it: whoever came first is next.")
+	if err := lock.Release(ctx); err != nil {
+		return err
+	}
+	for range 5 {
+		if err := <-served; err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *story) watch(ctx context.Context) error {
