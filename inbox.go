@@ -49,56 +49,19 @@ func inboxKeyOf(lock *Lock) inboxKey {
 	return key
 }
 
-// What go-redis' clients of several nodes have, and no other.
-type (
-	clusterClient interface {
-		MasterForKey(ctx context.Context, key string) (*redis.Client, error)
-	}
-	ringClient interface {
-		GetShardClientForKey(key string) (*redis.Client, error)
-	}
-)
-
-// sharded reports whether keys are spread over nodes.
-func (c *Client) sharded() bool {
-	switch c.client.(type) {
-	case clusterClient, ringClient:
-		return true
-	default:
-		return false
-	}
-}
-
-// subscription returns the function to subscribe with, and the letter for it. It is nil
-// if the client has none.
-func (c *Client) subscription() (kind string, subscribe func(ctx context.Context, channels ...string) *redis.PubSub) {
-	if _, ok := c.client.(clusterClient); ok {
-		// On a Cluster a plain message goes to all nodes, and nobody knows how many
-		// have received it.
-		if client, ok := c.client.(interface {
-			SSubscribe(ctx context.Context, channels ...string) *redis.PubSub
-		}); ok {
-			return "s", client.SSubscribe
-		}
-		return "", nil
-	}
-	if client, ok := c.client.(interface {
-		Subscribe(ctx context.Context, channels ...string) *redis.PubSub
-	}); ok {
-		return "p", client.Subscribe
-	}
-	return "", nil
-}
-
 // openInbox gives the waiter an inbox, with waiting.mu held. It has none if its client
 // cannot subscribe.
 func openInbox(w *waiter) {
 	key := inboxKeyOf(w.lock)
 	b := waiting.inboxes[key]
 	if b == nil {
-		kind, subscribe := w.lock.subscription()
+		subscribe, sharded := w.lock.subscriber()
 		if subscribe == nil {
 			return
+		}
+		kind := "p"
+		if sharded {
+			kind = "s"
 		}
 		prefix := "redislock:"
 		if key.key != "" {
@@ -162,7 +125,7 @@ func (b *inbox) close() *redis.PubSub {
 }
 
 // run receives messages until the inbox is closed, or the Redis client is.
-func (b *inbox) run(subscribe func(ctx context.Context, channels ...string) *redis.PubSub) {
+func (b *inbox) run(subscribe func(ctx context.Context, channel string) *redis.PubSub) {
 	for b.receive(subscribe(context.Background(), b.channel[1:])) {
 	}
 	// If the Redis client was closed the waiters will hear of it when they ask.
@@ -173,8 +136,11 @@ func (b *inbox) run(subscribe func(ctx context.Context, channels ...string) *red
 }
 
 // receive receives messages. It reports whether to subscribe anew: the connection was
-// found dead.
+// found dead. Without a subscription there is nothing to receive.
 func (b *inbox) receive(pubsub *redis.PubSub) (again bool) {
+	if pubsub == nil {
+		return false
+	}
 	defer pubsub.Close()
 	waiting.mu.Lock()
 	b.pubsub = pubsub

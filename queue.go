@@ -70,7 +70,7 @@ func (fairQueue) NextBackoff() time.Duration {
 // lock's slot. No two locks have the same. It is not in the slot, and that is false, if
 // the key has a brace that ends the tag too early.
 func queuePrefix(key string) (prefix string, sameSlot bool) {
-	if _, rest, ok := strings.Cut(key, "{"); ok && strings.Index(rest, "}") > 0 {
+	if hashTag(key) != key {
 		return key + ":", true
 	}
 	return "{" + key + "}", !strings.Contains(key, "}")
@@ -162,8 +162,8 @@ func isFair(opt *Options) bool {
 // obtainInTurn is obtain for one key in a FairQueue.
 func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration, opt *Options) (_ *Lock, canceled bool, _ error) {
 	if _, sameSlot := queuePrefix(key); !sameSlot && c.sharded() {
-		return nil, false, fmt.Errorf("redislock: key %q cannot be queued for on several nodes: "+
-			"because of its closing brace the queue would be in another slot; give it a {hash tag}", key)
+		return nil, false, fmt.Errorf("redislock: key %q cannot be queued for: because of its "+
+			"closing brace the queue would be in another slot; give it a {hash tag}", key)
 	}
 	lock := newLock(c, []string{key}, opt)
 	w := newWaiter(lock, ttl, opt)

@@ -27,17 +27,13 @@ func TestQueuePrefix(t *testing.T) {
 	}
 }
 
-// hashTag returns the part of a key that Redis Cluster hashes, as its specification says.
-func hashTag(key string) string {
-	open := strings.IndexByte(key, '{')
-	if open < 0 {
-		return key
+func TestHashTag(t *testing.T) {
+	for key, want := range map[string]string{
+		"": "", "plain": "plain", "{tag}": "tag", "a{tag}b{c}": "tag", "{}a": "{}a", "{}{a}": "{}{a}",
+		"{a": "{a", "a}": "a}", "}{a}": "a", "{{a}}": "{a",
+	} {
+		assert.Equal(t, want, hashTag(key), "%q", key)
 	}
-	length := strings.IndexByte(key[open+1:], '}')
-	if length <= 0 {
-		return key
-	}
-	return key[open+1:][:length]
 }
 
 func FuzzParseHandover(f *testing.F) {

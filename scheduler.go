@@ -144,16 +144,8 @@ type laneKey struct {
 }
 
 func laneKeyOf(lock *Lock) laneKey {
-	key := laneKey{client: identity(lock.Client)}
-	// A node that cannot be told, or is wrong after a failover or a migration, costs
-	// no more than being held up by another: it is the client that routes.
-	switch client := lock.client.(type) {
-	case clusterClient:
-		key.node, _ = client.MasterForKey(context.Background(), lock.Key())
-	case ringClient:
-		key.node, _ = client.GetShardClientForKey(lock.Key())
-	}
-	return key
+	// A wrong node costs no more than being held up by it: it is the client that routes.
+	return laneKey{client: identity(lock.Client), node: lock.node(lock.Key())}
 }
 
 // identity returns what tells a Redis client from others, as a key of a map.

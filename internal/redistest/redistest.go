@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -66,6 +67,15 @@ type Server struct {
 // If the machine has none the test is skipped, or fails if RequireEnv is set.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
+	server := newServer(t)
+	server.args = append(server.args, args...)
+	server.Restart()
+	return server
+}
+
+// newServer returns a server that is yet to be started.
+func newServer(t testing.TB) *Server {
+	t.Helper()
 	program := cmp.Or(os.Getenv(ServerEnv), "redis-server")
 	if _, err := exec.LookPath(program); err != nil {
 		help := fmt.Sprintf("no %s in PATH: install it (Debian, Ubuntu: apt-get install redis-server; macOS: brew install redis)", program)
@@ -75,22 +85,36 @@ func Start(t testing.TB, args ...string) *Server {
 		t.Skip(help)
 	}
 	server := &Server{t: t, Addr: freeAddr(t), program: program}
-	server.args = append([]string{
-		"--bind", "127.0.0.1", "--port", server.Addr[strings.LastIndex(server.Addr, ":")+1:],
+	server.args = []string{
+		"--bind", "127.0.0.1", "--port", server.port(),
 		"--dir", t.TempDir(), "--save", "", "--daemonize", "no",
-	}, args...)
+	}
 	t.Cleanup(server.Kill)
-	server.Restart()
 	return server
 }
 
-// freeAddr finds a port that nobody listens on.
+func (s *Server) port() string {
+	return s.Addr[strings.LastIndex(s.Addr, ":")+1:]
+}
+
+// freeAddr finds a port that nobody listens on, and whose cluster bus port, 10000
+// above, nobody listens on either.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
+	for {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err != nil {
+			continue
+		}
+		defer listener.Close()
+		port := listener.Addr().(*net.TCPAddr).Port
+		bus, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+10000))
+		if err != nil {
+			continue
+		}
+		defer bus.Close()
+		return listener.Addr().String()
+	}
 }
 
 // Client returns a client of the server, as the function of that name.

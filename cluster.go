@@ -1,0 +1,138 @@
+package redislock
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What tells go-redis' clients of several nodes from others.
+type (
+	clusterClient interface {
+		MasterForKey(ctx context.Context, key string) (*redis.Client, error)
+	}
+	ringClient interface {
+		GetShardClientForKey(key string) (*redis.Client, error)
+	}
+)
+
+// sharded reports whether keys are spread over nodes.
+func (c *Client) sharded() bool {
+	switch c.client.(type) {
+	case clusterClient, ringClient:
+		return true
+	default:
+		return false
+	}
+}
+
+// nodeTimeout bounds the asking for a key's node, for which a Cluster may have to be asked
+// for its nodes.
+const nodeTimeout = 200 * time.Millisecond
+
+// node returns the client of the node that has the key; nil if there is only one, or it
+// cannot be told. After a failover or a migration it may be the wrong one for a while.
+func (c *Client) node(key string) *redis.Client {
+	var node *redis.Client
+	switch client := c.client.(type) {
+	case clusterClient:
+		ctx, cancel := context.WithTimeout(context.Background(), nodeTimeout)
+		defer cancel()
+		node, _ = client.MasterForKey(ctx, key)
+	case ringClient:
+		node, _ = client.GetShardClientForKey(key)
+	}
+	return node
+}
+
+// hashTag returns the part of a key by which it is assigned to a node.
+func hashTag(key string) string {
+	if _, rest, ok := strings.Cut(key, "{"); ok {
+		if tag, _, ok := strings.Cut(rest, "}"); ok && tag != "" {
+			return tag
+		}
+	}
+	return key
+}
+
+// checkTags finds out that keys may be on different nodes of a Ring. There a script runs
+// on the node of its first key, and nobody would notice.
+func (c *Client) checkTags(keys []string) error {
+	if _, ok := c.client.(ringClient); !ok {
+		return nil
+	}
+	if one, other, ok := differentTags(keys); ok {
+		return fmt.Errorf("redislock: keys %q and %q may be on different nodes of the Ring: "+
+			"give all of them one {hash tag}", one, other)
+	}
+	return nil
+}
+
+// nameTags makes an error of a Redis Cluster about keys in different slots one that names
+// two of them.
+func nameTags(keys []string, err error) error {
+	if !redis.HasErrorPrefix(err, "CROSSSLOT") {
+		return err
+	}
+	if one, other, ok := differentTags(keys); ok {
+		return fmt.Errorf("redislock: keys %q and %q are in different slots of the Redis Cluster: "+
+			"give all of them one {hash tag}: %w", one, other, err)
+	}
+	return err
+}
+
+func differentTags(keys []string) (one, other string, ok bool) {
+	for _, key := range keys {
+		if hashTag(key) != hashTag(keys[0]) {
+			return keys[0], key, true
+		}
+	}
+	return "", "", false
+}
+
+// subscriber returns the function to subscribe with to a channel on the node that the
+// channel's hash tag belongs to, and whether the channel is a sharded one. It is nil if
+// the client has none.
+func (c *Client) subscriber() (subscribe func(ctx context.Context, channel string) *redis.PubSub, sharded bool) {
+	switch client := c.client.(type) {
+	case interface {
+		clusterClient
+		SSubscribe(ctx context.Context, channels ...string) *redis.PubSub
+	}:
+		// A plain message would go to all nodes, and nobody would know how many have
+		// received it.
+		return func(ctx context.Context, channel string) *redis.PubSub {
+			return client.SSubscribe(ctx, channel)
+		}, true
+	case clusterClient:
+		return nil, false
+	case ringClient:
+		return func(ctx context.Context, channel string) *redis.PubSub {
+			node, err := client.GetShardClientForKey(channel)
+			if err != nil {
+				return nil
+			}
+			return node.Subscribe(ctx, channel)
+		}, false
+	case *redis.AutoPipeliner:
+		return func(ctx context.Context, channel string) *redis.PubSub {
+			// It does not tell whether it is one of a Cluster.
+			info, err := client.Info(ctx, "cluster").Result()
+			if err != nil || strings.Contains(info, "cluster_enabled:1") {
+				return nil
+			}
+			return client.Subscribe(ctx, channel)
+		}, false
+	case interface {
+		Subscribe(ctx context.Context, channels ...string) *redis.PubSub
+	}:
+		return func(ctx context.Context, channel string) *redis.PubSub {
+			return client.Subscribe(ctx, channel)
+		}, false
+	default:
+		return nil, false
+	}
+}

@@ -1,0 +1,90 @@
+package redistest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+// Replicated is a master with two replicas, watched by three Sentinels.
+type Replicated struct {
+	Master    *Server
+	Replicas  []*Server
+	Sentinels []*Server
+
+	t testing.TB
+}
+
+const masterName = "primary"
+
+// StartReplicas starts a master and two replicas that follow it, without Sentinels.
+func StartReplicas(t testing.TB) *Replicated {
+	t.Helper()
+	r := &Replicated{t: t, Master: Start(t, "--repl-diskless-sync-delay", "0")}
+	for range 2 {
+		r.Replicas = append(r.Replicas, Start(t, "--replicaof", "127.0.0.1 "+r.Master.port()))
+	}
+	r.Master.awaitInfo("connected_slaves:2")
+	for _, replica := range r.Replicas {
+		replica.awaitInfo("master_link_status:up")
+	}
+	return r
+}
+
+// StartSentinel starts a master, two replicas and three Sentinels that fail over when
+// the master has been away for half a second.
+func StartSentinel(t testing.TB) *Replicated {
+	t.Helper()
+	r := StartReplicas(t)
+	for range 3 {
+		r.Sentinels = append(r.Sentinels, startSentinel(t, r.Master))
+	}
+	for _, sentinel := range r.Sentinels {
+		client := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
+		defer client.Close()
+		require.Eventually(t, func() bool {
+			sentinels, err1 := client.Sentinels(context.Background(), masterName).Result()
+			replicas, err2 := client.Replicas(context.Background(), masterName).Result()
+			return err1 == nil && err2 == nil && len(sentinels) == 2 && len(replicas) == 2
+		}, startTimeout, 10*time.Millisecond, "the Sentinels know of all")
+	}
+	return r
+}
+
+func startSentinel(t testing.TB, master *Server) *Server {
+	t.Helper()
+	sentinel := newServer(t)
+	config := filepath.Join(t.TempDir(), "sentinel.conf")
+	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, `
+bind 127.0.0.1
+port %[1]s
+dir %[2]s
+sentinel monitor %[3]s 127.0.0.1 %[4]s 2
+sentinel down-after-milliseconds %[3]s 500
+sentinel failover-timeout %[3]s 5000
+`, sentinel.port(), t.TempDir(), masterName, master.port()), 0o600))
+	sentinel.args = []string{config, "--sentinel"}
+	sentinel.Restart()
+	return sentinel
+}
+
+// Client returns a client that follows the master, and is closed with the test.
+func (r *Replicated) Client(changes ...func(*redis.FailoverOptions)) *redis.Client {
+	r.t.Helper()
+	options := &redis.FailoverOptions{MasterName: masterName}
+	for _, sentinel := range r.Sentinels {
+		options.SentinelAddrs = append(options.SentinelAddrs, sentinel.Addr)
+	}
+	for _, change := range changes {
+		change(options)
+	}
+	client := redis.NewFailoverClient(options)
+	r.t.Cleanup(func() { _ = client.Close() })
+	return client
+}
