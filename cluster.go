@@ -48,6 +48,14 @@ func (c *Client) node(key string) *redis.Client {
 	return node
 }
 
+// lookForNodes has a Cluster's client find out which nodes there are: after a failure in a
+// pipeline it does not do so by itself.
+func (c *Client) lookForNodes(ctx context.Context) {
+	if client, ok := c.client.(interface{ ReloadState(ctx context.Context) }); ok {
+		client.ReloadState(ctx)
+	}
+}
+
 // hashTag returns the part of a key by which it is assigned to a node.
 func hashTag(key string) string {
 	if _, rest, ok := strings.Cut(key, "{"); ok {

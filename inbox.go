@@ -17,6 +17,8 @@ const (
 	inboxCheck = 3 * time.Second
 	// inboxRetry is the time between attempts to connect anew.
 	inboxRetry = 100 * time.Millisecond
+	// inboxRefused is that time after the server would not have the subscription.
+	inboxRefused = 10 * time.Second
 )
 
 // An inbox is a subscription by which waiters are told that the lock is theirs. A client
@@ -33,7 +35,7 @@ type inbox struct {
 	since     time.Duration // since epoch: when it was last confirmed
 	pubsub    *redis.PubSub
 	idle      *time.Timer
-	closed    bool
+	closed    chan struct{}
 }
 
 type inboxKey struct {
@@ -73,6 +75,7 @@ func openInbox(w *waiter) {
 			client:  w.lock.Client,
 			channel: kind + prefix + randomToken(),
 			waiters: make(map[uint64]*waiter),
+			closed:  make(chan struct{}),
 		}
 		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
 		if waiting.inboxes == nil {
@@ -116,7 +119,10 @@ func (b *inbox) closeIfIdle() {
 // close makes the inbox unknown, with waiting.mu held, and returns the subscription,
 // which is the caller's to close.
 func (b *inbox) close() *redis.PubSub {
-	b.closed, b.confirmed = true, false
+	if !isClosed(b.closed) {
+		close(b.closed)
+	}
+	b.confirmed = false
 	b.idle.Stop()
 	if waiting.inboxes[b.key] == b {
 		delete(waiting.inboxes, b.key)
@@ -126,7 +132,13 @@ func (b *inbox) close() *redis.PubSub {
 
 // run receives messages until the inbox is closed, or the Redis client is.
 func (b *inbox) run(subscribe func(ctx context.Context, channel string) *redis.PubSub) {
-	for b.receive(subscribe(context.Background(), b.channel[1:])) {
+	for again := true; again && !isClosed(b.closed); {
+		var wait time.Duration
+		wait, again = b.receive(subscribe(context.Background(), b.channel[1:]))
+		select {
+		case <-b.closed:
+		case <-time.After(wait):
+		}
 	}
 	// If the Redis client was closed the waiters will hear of it when they ask.
 	waiting.mu.Lock()
@@ -135,19 +147,20 @@ func (b *inbox) run(subscribe func(ctx context.Context, channel string) *redis.P
 	b.askAll()
 }
 
-// receive receives messages. It reports whether to subscribe anew: the connection was
-// found dead. Without a subscription there is nothing to receive.
-func (b *inbox) receive(pubsub *redis.PubSub) (again bool) {
+// receive receives messages. It reports whether and when to subscribe anew. Without a
+// subscription there is nothing to receive.
+func (b *inbox) receive(pubsub *redis.PubSub) (wait time.Duration, again bool) {
 	if pubsub == nil {
-		return false
+		return 0, false
 	}
 	defer pubsub.Close()
 	waiting.mu.Lock()
 	b.pubsub = pubsub
-	closed := b.closed
+	b.confirmed = false
+	closed := isClosed(b.closed)
 	waiting.mu.Unlock()
 	if closed {
-		return false
+		return 0, false
 	}
 	var heard, dead atomic.Bool
 	done := make(chan struct{})
@@ -178,9 +191,14 @@ func (b *inbox) receive(pubsub *redis.PubSub) (again bool) {
 		message, err := pubsub.Receive(context.Background())
 		switch {
 		case dead.Load():
-			return true
+			return 0, true
 		case errors.Is(err, redis.ErrClosed):
-			return false
+			return 0, false
+		case err != nil && answered(err):
+			if _, moved := redis.IsMovedError(err); moved || !refused(err) {
+				return inboxRetry, true
+			}
+			return inboxRefused, true
 		case err != nil:
 			// It reconnects when asked again.
 			if failures++; failures > 1 {
@@ -192,6 +210,9 @@ func (b *inbox) receive(pubsub *redis.PubSub) (again bool) {
 		heard.Store(true)
 		switch message := message.(type) {
 		case *redis.Subscription:
+			if message.Kind == "sunsubscribe" {
+				return 0, true // the slot was moved to another node
+			}
 			b.confirm()
 		case *redis.Message:
 			b.deliver(message.Payload)
@@ -203,7 +224,7 @@ func (b *inbox) receive(pubsub *redis.PubSub) (again bool) {
 // subscription was.
 func (b *inbox) confirm() {
 	waiting.mu.Lock()
-	b.confirmed = !b.closed
+	b.confirmed = !isClosed(b.closed)
 	b.since = sinceEpoch()
 	waiting.mu.Unlock()
 	b.askAll()

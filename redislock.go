@@ -180,6 +180,12 @@ func checkObtain(c *Client, keys []string, ttl time.Duration, opt *Options) erro
 	if opt != nil && slices.Contains(keys, opt.FenceKey) {
 		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", opt.FenceKey)
 	}
+	if opt != nil && opt.FenceKey != "" {
+		keys = append(slices.Clip(keys), opt.FenceKey)
+	}
+	if err := c.checkTags(keys); err != nil {
+		return err
+	}
 	return checkTTL(ttl)
 }
 

@@ -264,10 +264,15 @@ func (l *lane) send(batch []*task) {
 	} else {
 		l.callEach(ctx, attempts)
 	}
+	silent := false
 	for i := range attempts {
 		if a := &attempts[i]; a.began {
 			a.job.end(a.call, a.reply, a.err)
+			silent = silent || a.err != nil && !answered(a.err)
 		}
+	}
+	if silent {
+		l.client.lookForNodes(ctx)
 	}
 
 	schedule.mu.Lock()

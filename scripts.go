@@ -41,5 +41,9 @@ func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, a
 	if c == nil || c.client == nil {
 		return 0, errNoClient
 	}
-	return script.Run(ctx, c.client, keys, args...).Int64()
+	reply, err := script.Run(ctx, c.client, keys, args...).Int64()
+	if err != nil {
+		err = nameTags(keys, err)
+	}
+	return reply, err
 }

@@ -1,0 +1,286 @@
+package redislock_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestCluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, false)
+	rdb := cluster.Client()
+	locker := redislock.New(rdb)
+
+	t.Run("locks on all nodes", func(t *testing.T) {
+		nodes := make(map[int]int)
+		for i := range 60 {
+			key := fmt.Sprint("key ", i)
+			nodes[cluster.MasterOf(key)]++
+			for _, opt := range []*redislock.Options{nil, fair(), {FenceKey: "{" + key + "}:fence"}} {
+				lock, err := locker.Obtain(t.Context(), key, ttl, opt)
+				require.NoError(t, err)
+				_, err = locker.Obtain(t.Context(), key, ttl, nil)
+				require.Equal(t, redislock.ErrNotObtained, err)
+				require.NoError(t, lock.Refresh(t.Context(), 2*ttl, nil))
+				left, err := lock.TTL(t.Context())
+				require.NoError(t, err)
+				require.Greater(t, left, ttl)
+				require.NoError(t, lock.Release(t.Context()))
+			}
+		}
+		assert.Len(t, nodes, 3)
+	})
+
+	t.Run("several keys", func(t *testing.T) {
+		lock, err := locker.ObtainMulti(t.Context(), []string{"{tag}a", "{tag}b"}, ttl, nil)
+		require.NoError(t, err)
+		require.NoError(t, lock.Release(t.Context()))
+
+		before := redislock.GetStats().Obtain
+		_, err = locker.ObtainMulti(t.Context(), []string{"a", "b", "c"}, ttl, nil)
+		assert.ErrorContains(t, err, `"a" and "b"`)
+		assert.ErrorContains(t, err, "{hash tag}")
+		_, err = locker.Obtain(t.Context(), "a", ttl, &redislock.Options{FenceKey: "fence"})
+		assert.ErrorContains(t, err, `"a" and "fence"`)
+		opt := fair()
+		opt.FenceKey = "fence"
+		_, err = locker.Obtain(t.Context(), "a", ttl, opt)
+		assert.ErrorContains(t, err, "fence")
+		assert.ErrorContains(t, err, "{hash tag}")
+		before.Error += 3
+		assert.Equal(t, before, redislock.GetStats().Obtain)
+	})
+
+	t.Run("watched locks", func(t *testing.T) {
+		const ttl = 2 * time.Second
+		before := redislock.GetStats().Lost
+		watchdog := redislock.NewTickWatchdog(0)
+		var locks []*redislock.Lock
+		for i := range 100 {
+			lock, err := locker.Obtain(t.Context(), fmt.Sprint("watched ", i), ttl, watched(watchdog))
+			require.NoError(t, err)
+			locks = append(locks, lock)
+		}
+		// A new life of each of them has begun twice.
+		for range 2 {
+			later := time.Now().Add(ttl)
+			for _, lock := range locks {
+				require.Eventually(t, func() bool { return lock.ValidUntil().After(later) }, 5*ttl, time.Millisecond)
+			}
+		}
+		for _, lock := range locks {
+			require.NoError(t, lock.Release(t.Context()))
+		}
+		assert.Equal(t, before, redislock.GetStats().Lost)
+	})
+
+	t.Run("waiters in order", func(t *testing.T) {
+		const keys, waiters = 6, 4
+		var checking sync.WaitGroup
+		for i := range keys {
+			key := fmt.Sprint("crowd ", i)
+			lock, err := locker.Obtain(t.Context(), key, ttl, fair())
+			require.NoError(t, err)
+			results := make(chan obtained, waiters)
+			for j := range waiters {
+				go func() {
+					lock, err := locker.Obtain(t.Context(), key, ttl, fair())
+					results <- obtained{fmt.Sprint(j), lock, err, time.Now()}
+				}()
+				require.Eventually(t, func() bool {
+					return rdb.ZCard(t.Context(), "{"+key+"}:redislock:queue").Val() == int64(j+1)
+				}, 10*time.Second, time.Millisecond)
+			}
+			checking.Go(func() {
+				time.Sleep(500 * time.Millisecond) // all have asked with their channel
+				requireOrder(t, lock, results, 900*time.Millisecond, "0", "1", "2", "3")
+			})
+		}
+		checking.Wait()
+	})
+}
+
+func TestCluster_migration(t *testing.T) {
+	cluster := redistest.StartCluster(t, false)
+	rdb := cluster.Client()
+	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, fair())
+	require.NoError(t, err)
+	fenced, err := redislock.Obtain(t.Context(), rdb, "{"+key+"}fenced", ttl, &redislock.Options{
+		FenceKey: "{" + key + "}fence",
+		Watchdog: redislock.NewTickWatchdog(100 * time.Millisecond),
+	})
+	require.NoError(t, err)
+	results := make(chan obtained, 2)
+	from := cluster.Masters[cluster.MasterOf(key)]
+	to := cluster.Masters[(cluster.MasterOf(key)+1)%3]
+	names := []string{"first", "second"}
+	for _, name := range names {
+		waitInLine(t, t.Context(), from.Client(), cluster.Client(), name, fair(), results)
+	}
+	for range 2 { // there, and back again
+		cluster.Migrate(key, from, to)
+		from, to = to, from
+		until := fenced.ValidUntil()
+		require.Eventually(t, func() bool { return fenced.ValidUntil().After(until) }, 5*time.Second, time.Millisecond)
+	}
+	requireOrder(t, lock, results, 5*time.Second, names...)
+	require.NoError(t, fenced.Release(t.Context()))
+}
+
+func TestCluster_failover(t *testing.T) {
+	cluster := redistest.StartCluster(t, true)
+	rdb := cluster.Client()
+	const ttl = 20 * time.Second
+	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{
+		RetryStrategy: redislock.FairQueue(),
+		Watchdog:      redislock.NewTickWatchdog(200 * time.Millisecond),
+	})
+	require.NoError(t, err)
+	i := cluster.MasterOf(key)
+	master, replica := cluster.Masters[i], cluster.Replicas[i]
+	results := make(chan obtained, 2)
+	names := []string{"first", "second"}
+	for _, name := range names {
+		waitInLine(t, t.Context(), master.Client(), cluster.Client(), name, fair(), results)
+	}
+	require.Eventually(t, func() bool { // it is replicated
+		return rdb.Exists(t.Context(), key).Val() == 1 && replica.Client().ZCard(t.Context(), queueKey).Err() != nil
+	}, 10*time.Second, time.Millisecond)
+	require.EqualValues(t, 1, master.Client().Wait(t.Context(), 1, 5*time.Second).Val())
+	master.Kill()
+	cluster.AwaitFailover(i)
+
+	until := lock.ValidUntil()
+	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
+	require.Eventually(t, func() bool {
+		return len(replica.Client().Do(t.Context(), "pubsub", "shardchannels").Val().([]any)) == 2
+	}, ttl, time.Millisecond, "the waiters are listening again")
+	requireOrder(t, lock, results, 5*time.Second, names...)
+}
+
+func TestSentinel_failover(t *testing.T) {
+	replicated := redistest.StartSentinel(t)
+	rdb := replicated.Client()
+	const ttl = 20 * time.Second
+	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{
+		RetryStrategy: redislock.FairQueue(),
+		Watchdog:      redislock.NewTickWatchdog(200 * time.Millisecond),
+	})
+	require.NoError(t, err)
+	results := make(chan obtained, 2)
+	names := []string{"first", "second"}
+	for _, name := range names {
+		waitInLine(t, t.Context(), replicated.Master.Client(), replicated.Client(), name, fair(), results)
+	}
+	require.EqualValues(t, 2, replicated.Master.Client().Wait(t.Context(), 2, 5*time.Second).Val())
+	replicated.Master.Kill()
+
+	until := lock.ValidUntil().Add(time.Second)
+	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
+	awaitListeners(t, rdb, 2)
+	requireOrder(t, lock, results, 5*time.Second, names...)
+}
+
+func TestRing(t *testing.T) {
+	servers := []*redistest.Server{redistest.Start(t), redistest.Start(t)}
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": servers[0].Addr, "b": servers[1].Addr}})
+	defer ring.Close()
+	locker := redislock.New(ring)
+	watchdog := redislock.NewTickWatchdog(0)
+	for i := range 20 {
+		key := fmt.Sprint("key ", i)
+		lock, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{RetryStrategy: redislock.FairQueue(), Watchdog: watchdog})
+		require.NoError(t, err)
+		results := make(chan obtained, 1)
+		go func() {
+			lock, err := locker.Obtain(t.Context(), key, ttl, fair())
+			results <- obtained{"waiter", lock, err, time.Now()}
+		}()
+		require.Eventually(t, func() bool {
+			return ring.ZCard(t.Context(), "{"+key+"}:redislock:queue").Val() == 1
+		}, 10*time.Second, time.Millisecond)
+		requireOrder(t, lock, results, 5*time.Second, "waiter")
+	}
+	for _, server := range servers {
+		assert.NotZero(t, server.Calls("evalsha"))
+	}
+
+	_, err := locker.ObtainMulti(t.Context(), []string{"a", "b"}, ttl, nil)
+	assert.ErrorContains(t, err, `"a" and "b"`)
+	assert.ErrorContains(t, err, "{hash tag}")
+	_, err = locker.Obtain(t.Context(), "a", ttl, &redislock.Options{FenceKey: "fence"})
+	assert.ErrorContains(t, err, `"a" and "fence"`)
+	_, err = locker.Obtain(t.Context(), "a}", ttl, fair())
+	assert.ErrorContains(t, err, `"a}"`)
+	for _, server := range servers {
+		awaitNoKeys(t, server.Client())
+	}
+
+	lock, err := locker.ObtainMulti(t.Context(), []string{"{tag}a", "{tag}b"}, ttl, &redislock.Options{FenceKey: "{tag}fence"})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, lock.FenceToken())
+	require.NoError(t, lock.Release(t.Context()))
+}
+
+func TestRing_allNodesDown(t *testing.T) {
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}, MaxRetries: -1})
+	defer ring.Close()
+	_, err := redislock.Obtain(t.Context(), ring, key, ttl, fair())
+	require.Error(t, err)
+	assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+}
+
+// The clients that are no *redis.Client do what that does.
+func TestClients(t *testing.T) {
+	clients := map[string]func(t *testing.T, server *redistest.Server) redislock.RedisClient{
+		"universal": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			client := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{server.Addr}})
+			t.Cleanup(func() { _ = client.Close() })
+			return client
+		},
+		"auto pipeline": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			pipeliner, err := server.Client().AutoPipeline()
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = pipeliner.Close() })
+			return pipeliner
+		},
+		"wrapper": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			return struct{ *redis.Client }{server.Client()}
+		},
+		"not comparable": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			return struct {
+				*redis.Client
+				notComparable []int
+			}{Client: server.Client()}
+		},
+		"script runner": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			return struct{ redis.Scripter }{server.Client()}
+		},
+	}
+	for name, connect := range clients {
+		t.Run(name, func(t *testing.T) {
+			redistest.NoLeaks(t)
+			server := redistest.Start(t)
+			rdb := server.Client()
+			client := connect(t, server)
+			lock := obtain(t, client, &redislock.Options{
+				RetryStrategy: redislock.FairQueue(),
+				Watchdog:      redislock.NewTickWatchdog(20 * time.Millisecond),
+			})
+			until := lock.ValidUntil()
+			require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, 5*time.Second, time.Millisecond)
+			results := make(chan obtained, 2)
+			waitInLine(t, t.Context(), rdb, client, "first", fair(), results)
+			waitInLine(t, t.Context(), rdb, client, "second", fair(), results)
+			requireOrder(t, lock, results, 900*time.Millisecond, "first", "second")
+			awaitNoKeys(t, rdb)
+		})
+	}
+}
