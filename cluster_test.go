@@ -130,6 +130,7 @@ func TestCluster_migration(t *testing.T) {
 		until := fenced.ValidUntil()
 		require.Eventually(t, func() bool { return fenced.ValidUntil().After(until) }, 5*time.Second, time.Millisecond)
 	}
+	awaitAlive(t, from.Client(), 2)
 	requireOrder(t, lock, results, 5*time.Second, names...)
 	require.NoError(t, fenced.Release(t.Context()))
 }
@@ -162,6 +163,7 @@ func TestCluster_failover(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return len(replica.Client().Do(t.Context(), "pubsub", "shardchannels").Val().([]any)) == 2
 	}, ttl, time.Millisecond, "the waiters are listening again")
+	awaitAlive(t, replica.Client(), 2)
 	requireOrder(t, lock, results, 5*time.Second, names...)
 }
 
@@ -185,6 +187,7 @@ func TestSentinel_failover(t *testing.T) {
 	until := lock.ValidUntil().Add(time.Second)
 	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
 	awaitListeners(t, rdb, 2)
+	awaitAlive(t, rdb, 2)
 	requireOrder(t, lock, results, 5*time.Second, names...)
 }
 

@@ -110,6 +110,23 @@ func awaitChannels(t testing.TB, rdb *redis.Client, n int) {
 	}, 10*time.Second, time.Millisecond)
 }
 
+// awaitAlive waits until n waiters are known to be alive for some time to come.
+func awaitAlive(t testing.TB, rdb *redis.Client, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		waiters, err := rdb.HVals(t.Context(), waitersKey).Result()
+		alive := 0
+		for _, waiter := range waiters {
+			var until int64
+			_, _ = fmt.Sscan(waiter, &until)
+			if until > time.Now().Add(1500*time.Millisecond).UnixMicro() {
+				alive++
+			}
+		}
+		return err == nil && alive == n
+	}, 20*time.Second, time.Millisecond)
+}
+
 // awaitListeners waits until n clients are subscribed.
 func awaitListeners(t testing.TB, rdb *redis.Client, n int) {
 	t.Helper()
@@ -442,6 +459,7 @@ func TestFairQueue_serverRestarts(t *testing.T) {
 	server.Kill()
 	server.Restart()
 	awaitListeners(t, rdb, 3)
+	awaitAlive(t, rdb, 3)
 	requireOrder(t, lock, results, 3*time.Second, names...)
 	awaitNoKeys(t, rdb)
 }
