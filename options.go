@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"log/slog"
+	"math"
 	"sync/atomic"
 	"time"
 )
@@ -38,6 +39,18 @@ type Options struct {
 	// Default (""): no fencing token.
 	FenceKey string
 
+	// MinReplicas is how many replicas must have confirmed the write (by Redis' WAIT)
+	// before the lock counts as obtained, or as refreshed. It is then known to them
+	// should one of them become the master; that a Sentinel or Cluster promotes one of
+	// those that know it is certain only if all replicas have confirmed.
+	//
+	// If fewer confirm within a second, half of the TTL, or the context, the key is
+	// released and Obtain returns an error that says how many did. The Redis client must
+	// have the method Pipelined; script and confirmation take one round trip, two with
+	// [FairQueue].
+	// Default (0): the master's word is enough.
+	MinReplicas int
+
 	// Watchdog refreshes the lock until it is released.
 	// Default (nil): the lock expires after its TTL.
 	Watchdog Watchdog
@@ -53,6 +66,13 @@ func (o *Options) retryStrategy() RetryStrategy {
 		return NoRetry()
 	}
 	return o.RetryStrategy
+}
+
+func (o *Options) minReplicas() int32 {
+	if o == nil {
+		return 0
+	}
+	return int32(min(o.MinReplicas, math.MaxInt32))
 }
 
 var discardLogger = slog.New(slog.DiscardHandler)

@@ -77,3 +77,13 @@ func (l *Lock) releaseOrphan(ttl time.Duration) (tried <-chan struct{}) {
 	}()
 	return first
 }
+
+// releaseFailed is for a lock that Redis holds for a try that failed. The caller may try
+// again at once: the key shall not be in its own way.
+func (l *Lock) releaseFailed(ctx context.Context, ttl time.Duration) {
+	select {
+	case <-l.releaseOrphan(ttl):
+	case <-ctx.Done():
+	case <-time.After(releaseTimeout):
+	}
+}

@@ -99,7 +99,6 @@ var waiting struct {
 // so is an ask of it that turns out to have been under way.
 type waiter struct {
 	task
-	lock  *Lock
 	keys  []string // as queue_ask.lua takes them
 	ttl   time.Duration
 	own   bool          // the value was made for this caller, nobody else can hold by it
@@ -140,14 +139,13 @@ type turn struct {
 
 func newWaiter(lock *Lock, ttl time.Duration, opt *Options) *waiter {
 	w := &waiter{
-		lock:  lock,
 		keys:  queueKeys(lock.keys[0]),
 		ttl:   ttl.Truncate(time.Millisecond),
 		own:   opt.Token == "",
 		since: sinceEpoch(),
 		turn:  make(chan turn, 1),
 	}
-	w.task = newTask(w, askInterval, 2*askInterval)
+	w.task = newTask(w, lock, askInterval, 2*askInterval)
 	if opt.FenceKey != "" {
 		w.keys = append(w.keys, opt.FenceKey)
 	}
@@ -197,7 +195,10 @@ func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration
 		}
 	}
 	if err != nil {
-		w.leave(true)
+		w.leave(!isUnconfirmed(err))
+		if isUnconfirmed(err) {
+			w.awaitLeft()
+		}
 		canceled, err = endedBy(ctx, err)
 		if canceled && end != nil {
 			err = errors.Join(ErrNotObtained, err)
@@ -221,7 +222,7 @@ func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
 		w.wait(reply)
 		return false, nil
 	}
-	return w.hold(call.sent, reply), nil
+	return w.hold(ctx, call.sent, reply)
 }
 
 // take makes the lock this waiter's own, now that it is its turn. It reports whether it
@@ -235,7 +236,7 @@ func (w *waiter) take(ctx context.Context, turn turn) (held bool, _ error) {
 	// key has the value.
 	stale := sinceEpoch()-turn.sent > w.ttl/10
 	if !turn.told || !stale && len(w.keys) == 3 {
-		return w.hold(turn.sent, turn.fence), nil
+		return w.hold(ctx, turn.sent, turn.fence)
 	}
 	held, err := w.ask(ctx)
 	if err != nil && !refused(err) && ctx.Err() == nil {
@@ -248,12 +249,26 @@ func (w *waiter) take(ctx context.Context, turn turn) (held bool, _ error) {
 	return held, err
 }
 
-func (w *waiter) hold(sent time.Duration, fence int64) (held bool) {
-	w.lock.lease.begin(sent, w.ttl)
-	if len(w.keys) == 4 {
-		w.lock.fence = fence
+// hold notes that the key has the waiter's value, by a command sent at that time, and
+// reports whether the lock is held.
+func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (held bool, _ error) {
+	lock := w.lock
+	if lock.minReplicas > 0 {
+		// It was not this waiter's command, or one that made it wait, that set the key.
+		sent = sinceEpoch()
+		reply, err := lock.update(ctx, refreshScript, w.ttl, lock.keys, lock.value, w.ttl.Milliseconds())
+		if isUnconfirmed(err) {
+			w.own = true // and to be given back, although the token is a custom one
+		}
+		if err != nil || reply == 0 {
+			return false, err
+		}
 	}
-	return w.lock.lease.remaining() > 0
+	lock.lease.begin(sent, w.ttl)
+	if len(w.keys) == 4 {
+		lock.fence = fence
+	}
+	return lock.lease.remaining() > 0, nil
 }
 
 // wait takes in a reply that says to wait, with waiting.mu held.
@@ -288,7 +303,7 @@ func (w *waiter) enqueue() {
 	if !listened && w.canBeTold() {
 		due = atOnce // meanwhile the subscription was confirmed
 	}
-	w.start(w.lock, key, due)
+	w.start(key, due)
 }
 
 // canBeTold reports whether a message can reach the waiter, with waiting.mu held.
@@ -407,7 +422,7 @@ func (w *waiter) leave(lost bool) {
 		w.left = make(chan struct{})
 	}
 	if w.index < 0 {
-		w.start(w.lock, key, atOnce)
+		w.start(key, atOnce)
 	} else {
 		w.hasten(atOnce)
 	}

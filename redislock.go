@@ -180,6 +180,9 @@ func checkObtain(c *Client, keys []string, ttl time.Duration, opt *Options) erro
 	if opt != nil && slices.Contains(keys, opt.FenceKey) {
 		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", opt.FenceKey)
 	}
+	if opt != nil && opt.MinReplicas < 0 {
+		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", opt.MinReplicas)
+	}
 	if opt != nil && opt.FenceKey != "" {
 		keys = append(slices.Clip(keys), opt.FenceKey)
 	}
@@ -205,6 +208,9 @@ func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt 
 	// on what the try may have left in Redis.
 	own := opt == nil || opt.Token == ""
 	switch {
+	case isUnconfirmed(err):
+		lock.releaseFailed(ctx, ttl)
+		return nil, err
 	case err != nil:
 		if own && !refused(err) {
 			lock.releaseOrphan(ttl)
@@ -215,12 +221,7 @@ func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt 
 	case lock.lease.remaining() <= 0:
 		// The reply was so long in coming that the lock may be gone already.
 		if own {
-			// The caller may try again at once: let the key not be in its own way.
-			select {
-			case <-lock.releaseOrphan(ttl):
-			case <-ctx.Done():
-			case <-time.After(releaseTimeout):
-			}
+			lock.releaseFailed(ctx, ttl)
 		}
 		return nil, nil
 	default:
@@ -299,11 +300,14 @@ type Lock struct {
 	*Client
 	keys     []string
 	value    any // a string, token and metadata: boxed once for all commands
-	tokenLen int
-	fence    int64
-	lease    lease
-	watch    *watch  // nil without watchdog and logger
-	waiter   *waiter // nil without FairQueue
+	tokenLen int32
+
+	minReplicas int32 // that have to confirm what sets the TTL
+
+	fence  int64
+	lease  lease
+	watch  *watch  // nil without watchdog and logger
+	waiter *waiter // nil without FairQueue
 }
 
 func newLock(c *Client, keys []string, opt *Options) *Lock {
@@ -315,11 +319,12 @@ func newLock(c *Client, keys []string, opt *Options) *Lock {
 		token = randomToken()
 	}
 	return &Lock{
-		Client:   c,
-		keys:     keys,
-		value:    token + metadata,
-		tokenLen: len(token),
-		watch:    newWatch(opt),
+		Client:      c,
+		keys:        keys,
+		value:       token + metadata,
+		tokenLen:    int32(len(token)),
+		minReplicas: opt.minReplicas(),
+		watch:       newWatch(opt),
 	}
 }
 
@@ -346,14 +351,14 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options) (held 
 		if l.tokenLen != tokenLength {
 			args = append(args, l.tokenLen)
 		}
-		reply, err := l.run(ctx, obtainScript, l.keys, args...)
+		reply, err := l.update(ctx, obtainScript, ttl, l.keys, args...)
 		return reply != 0, err
 	}
 	keys, counter := l.keys, 0
 	if fenced {
 		keys, counter = append(slices.Clip(keys), opt.FenceKey), 1
 	}
-	reply, err := l.run(ctx, obtainMultiScript, keys, l.value, ttl.Milliseconds(), l.tokenLen, counter)
+	reply, err := l.update(ctx, obtainMultiScript, ttl, keys, l.value, ttl.Milliseconds(), l.tokenLen, counter)
 	if fenced {
 		l.fence = reply
 	}
@@ -470,7 +475,7 @@ func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
 	if !ok {
 		return ErrNotObtained
 	}
-	held, err := l.run(ctx, refreshScript, l.keys, l.value, ttl.Milliseconds())
+	held, err := l.update(ctx, refreshScript, ttl, l.keys, l.value, ttl.Milliseconds())
 	return l.extended(sent, held == 1, err)
 }
 

@@ -41,6 +41,7 @@ var schedule struct {
 // A task is a script that is run when it is due, until it is removed.
 type task struct {
 	job      job
+	lock     *Lock
 	interval time.Duration // in which it usually becomes due
 	patience time.Duration // how long an answer may take before another connection is tried
 
@@ -70,17 +71,18 @@ type call struct {
 	keys   []string
 	args   []any
 	sent   time.Duration // since epoch: just before
+	ttl    time.Duration // that it sets, and replicas may have to confirm; else 0
 }
 
-func newTask(job job, interval, patience time.Duration) task {
-	return task{job: job, interval: interval, patience: patience, index: -1}
+func newTask(job job, lock *Lock, interval, patience time.Duration) task {
+	return task{job: job, lock: lock, interval: interval, patience: patience, index: -1}
 }
 
 // start puts the task on the lane of the lock's server, with schedule.mu held.
-func (t *task) start(lock *Lock, key laneKey, due time.Duration) {
+func (t *task) start(key laneKey, due time.Duration) {
 	t.lane = schedule.lanes[key]
 	if t.lane == nil {
-		t.lane = newLane(key, lock)
+		t.lane = newLane(key, t.lock)
 		go t.lane.run()
 	}
 	t.due = due
@@ -139,13 +141,18 @@ type pipeliner interface {
 // laneKey tells servers apart: by the client, and by the node of the lock's key where
 // the client has several.
 type laneKey struct {
-	client any
-	node   *redis.Client
+	client    any
+	node      *redis.Client
+	confirmed bool // by replicas, which takes longer and pipelines of its own
 }
 
 func laneKeyOf(lock *Lock) laneKey {
 	// A wrong node costs no more than being held up by it: it is the client that routes.
-	return laneKey{client: identity(lock.Client), node: lock.node(lock.Key())}
+	return laneKey{
+		client:    identity(lock.Client),
+		node:      lock.node(lock.Key()),
+		confirmed: lock.minReplicas > 0,
+	}
 }
 
 // identity returns what tells a Redis client from others, as a key of a map.
@@ -159,7 +166,9 @@ func identity(c *Client) any {
 // newLane opens a lane, with schedule.mu held.
 func newLane(key laneKey, lock *Lock) *lane {
 	l := &lane{key: key, client: lock.Client, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
-	l.pipelines, _ = lock.client.(pipeliner)
+	if !key.confirmed {
+		l.pipelines, _ = lock.client.(pipeliner)
+	}
 	if schedule.lanes == nil {
 		schedule.lanes = make(map[laneKey]*lane)
 	}
@@ -294,7 +303,13 @@ func (l *lane) send(batch []*task) {
 
 func (l *lane) callEach(ctx context.Context, attempts []attempt) {
 	for i := range attempts {
-		if a := &attempts[i]; a.begin() {
+		a := &attempts[i]
+		if !a.begin() {
+			continue
+		}
+		if a.ttl > 0 {
+			a.reply, a.err = a.lock.update(ctx, a.script, a.ttl, a.keys, a.args...)
+		} else {
 			a.reply, a.err = l.client.run(ctx, a.script, a.keys, a.args...)
 		}
 	}

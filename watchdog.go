@@ -94,7 +94,6 @@ func (w *TickWatchdog) all() []*ticking {
 // ticking is a lock that a TickWatchdog refreshes.
 type ticking struct {
 	task
-	lock     *Lock
 	watchdog *TickWatchdog
 	ttl      time.Duration
 	removed  chan struct{} // closed by remove; nil if nobody waits
@@ -109,8 +108,8 @@ func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
 	if interval <= 0 || interval >= validity(ttl) {
 		interval = ttl / 3
 	}
-	t := &ticking{lock: lock, watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
-	t.task = newTask(t, interval, ttl/maxPatience)
+	t := &ticking{watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
+	t.task = newTask(t, lock, interval, ttl/maxPatience)
 	return t
 }
 
@@ -130,7 +129,7 @@ func (t *ticking) start() {
 	}
 	t.watchdog.ticking[t] = struct{}{}
 	t.sent = sinceEpoch()
-	t.task.start(t.lock, key, t.sent+wait)
+	t.task.start(key, t.sent+wait)
 }
 
 // remove ends the refreshing, once.
@@ -158,6 +157,7 @@ func (t *ticking) begin() (call, bool) {
 		keys:   t.lock.keys,
 		args:   []any{t.lock.value, t.ttl.Milliseconds()},
 		sent:   sent,
+		ttl:    t.ttl,
 	}, true
 }
 

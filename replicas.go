@@ -1,0 +1,149 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// confirmTimeout bounds the waiting for replicas.
+const confirmTimeout = time.Second
+
+// unconfirmedError says that a write reached the master but not enough replicas.
+type unconfirmedError struct {
+	reason string
+}
+
+func (e *unconfirmedError) Error() string {
+	return "redislock: " + e.reason
+}
+
+func isUnconfirmed(err error) bool {
+	if err == nil {
+		return false // without an allocation
+	}
+	var unconfirmed *unconfirmedError
+	return errors.As(err, &unconfirmed)
+}
+
+// runConfirmed runs a script that writes, as run does, and waits until that many replicas
+// have what it wrote, for at most as long as ttl bears. It takes one round trip: WAIT
+// follows the script on its connection, which is the one whose writes it counts.
+func (c *Client) runConfirmed(ctx context.Context, replicas int, ttl time.Duration, script *redis.Script, keys []string, args ...any) (reply int64, err error) {
+	if c == nil || c.client == nil {
+		return 0, errNoClient
+	}
+	run := script.EvalSha
+	for retries := 0; ; retries++ {
+		reply, err = c.runAndWait(ctx, replicas, ttl, run, keys, args)
+		switch {
+		case err == nil:
+			return reply, nil
+		case noScript(err):
+			run = script.Eval
+		case retries < maxRedirects && redirected(err):
+			// This asks the node itself, so nobody else follows where the slot went.
+			c.lookForNodes(ctx)
+			select {
+			case <-time.After(redirectWait << retries):
+			case <-ctx.Done():
+				return 0, err
+			}
+		default:
+			return 0, nameTags(keys, err)
+		}
+	}
+}
+
+const (
+	maxRedirects = 5
+	redirectWait = 20 * time.Millisecond
+)
+
+func redirected(err error) bool {
+	_, moved := redis.IsMovedError(err)
+	_, asked := redis.IsAskError(err)
+	return moved || asked
+}
+
+type runner func(ctx context.Context, client redis.Scripter, keys []string, args ...any) *redis.Cmd
+
+func (c *Client) runAndWait(ctx context.Context, replicas int, ttl time.Duration, run runner, keys []string, args []any) (int64, error) {
+	client, err := c.oneConnection(keys[0])
+	if err != nil {
+		return 0, err
+	}
+	timeout := waitTimeout(ctx, client, ttl)
+	var written *redis.Cmd
+	var confirmed *redis.Cmd
+	var info *redis.StringCmd
+	_, _ = client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		written = run(ctx, pipe, keys, args...)
+		confirmed = pipe.Do(ctx, "wait", replicas, timeout.Milliseconds())
+		if _, plain := client.(*redis.Client); !plain {
+			// A wrapper around a Cluster's client would send WAIT to any node.
+			info = pipe.Info(ctx, "cluster")
+		}
+		return nil // each command has its own error
+	})
+	reply, err := written.Int64()
+	if err != nil || reply == 0 {
+		return reply, err
+	}
+	if info != nil && strings.Contains(info.Val(), "cluster_enabled:1") {
+		return 0, &unconfirmedError{fmt.Sprintf("MinReplicas cannot be confirmed by a %T of a Redis Cluster: "+
+			"it has no method MasterForKey; use the *redis.ClusterClient itself", c.client)}
+	}
+	n, err := confirmed.Int64()
+	if err != nil {
+		return 0, err
+	}
+	if n < int64(replicas) {
+		return 0, &unconfirmedError{fmt.Sprintf("only %d of %d replicas have confirmed the lock within %v", n, replicas, timeout)}
+	}
+	return reply, nil
+}
+
+// oneConnection returns what sends a pipeline to the node of the key in one piece.
+func (c *Client) oneConnection(key string) (pipeliner, error) {
+	if c.sharded() {
+		node := c.node(key)
+		if node == nil {
+			return nil, fmt.Errorf("redislock: the node of key %q could not be found", key)
+		}
+		return node, nil
+	}
+	client, ok := c.client.(pipeliner)
+	if !ok {
+		return nil, fmt.Errorf("redislock: MinReplicas needs a Redis client with the method Pipelined, which a %T has not", c.client)
+	}
+	return client, nil
+}
+
+// waitTimeout is how long WAIT may block the connection: the client must not give up
+// earlier, and enough of the TTL must be left.
+func waitTimeout(ctx context.Context, client pipeliner, ttl time.Duration) time.Duration {
+	timeout := min(confirmTimeout, ttl/2)
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline))
+	}
+	if client, ok := client.(interface{ Options() *redis.Options }); ok {
+		if read := client.Options().ReadTimeout; read > 0 {
+			timeout = min(timeout, read/2)
+		}
+	}
+	return max(timeout, time.Millisecond) // 0 would mean for ever
+}
+
+// update runs a script that sets the lock's TTL, confirmed by as many replicas as its
+// holder wanted.
+func (l *Lock) update(ctx context.Context, script *redis.Script, ttl time.Duration, keys []string, args ...any) (int64, error) {
+	if l.minReplicas == 0 {
+		return l.run(ctx, script, keys, args...)
+	}
+	return l.runConfirmed(ctx, int(l.minReplicas), ttl, script, keys, args...)
+}

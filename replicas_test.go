@@ -1,0 +1,175 @@
+package redislock_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func confirmed(replicas int) *redislock.Options {
+	return &redislock.Options{MinReplicas: replicas}
+}
+
+func TestMinReplicas(t *testing.T) {
+	replicated := redistest.StartReplicas(t)
+	rdb := replicated.Master.Client()
+	opts := map[string]func() *redislock.Options{
+		"plain": func() *redislock.Options { return confirmed(2) },
+		"fenced": func() *redislock.Options {
+			return &redislock.Options{MinReplicas: 2, FenceKey: "fence", Token: "custom"}
+		},
+		"fair": func() *redislock.Options {
+			return &redislock.Options{MinReplicas: 2, RetryStrategy: redislock.FairQueue()}
+		},
+		"fair and custom": func() *redislock.Options {
+			return &redislock.Options{MinReplicas: 2, RetryStrategy: redislock.FairQueue(), Token: "custom"}
+		},
+	}
+	for name, opt := range opts {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, rdb.ScriptFlush(t.Context()).Err())
+			lock := obtain(t, rdb, opt())
+			for _, replica := range replicated.Replicas {
+				assert.Equal(t, lock.Token(), replica.Client().Get(t.Context(), key).Val(), "already there")
+			}
+			_, err := redislock.Obtain(t.Context(), rdb, key, ttl, confirmed(2))
+			assert.Equal(t, redislock.ErrNotObtained, err)
+			require.NoError(t, lock.Refresh(t.Context(), 2*ttl, nil))
+			for _, replica := range replicated.Replicas {
+				requireTTL(t, replica.Client(), key, 2*ttl)
+			}
+			require.NoError(t, lock.Release(t.Context()))
+		})
+	}
+	for name, opt := range opts {
+		t.Run("not enough/"+name, func(t *testing.T) {
+			opt := opt()
+			opt.MinReplicas = 3
+			start := time.Now()
+			before := redislock.GetStats().Obtain
+			_, err := redislock.Obtain(t.Context(), rdb, key, ttl, opt)
+			assert.ErrorContains(t, err, "2 of 3 replicas")
+			assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+			assert.Less(t, time.Since(start), 3*time.Second)
+			requireGone(t, rdb, key, queueKey, waitersKey)
+			before.Error++
+			assert.Equal(t, before, redislock.GetStats().Obtain)
+		})
+	}
+	t.Run("bounded by the TTL and by the context", func(t *testing.T) {
+		start := time.Now()
+		_, err := redislock.Obtain(t.Context(), rdb, key, 100*time.Millisecond, confirmed(3))
+		assert.ErrorContains(t, err, "within 50ms")
+		ctx, cancel := context.WithTimeout(t.Context(), 80*time.Millisecond)
+		defer cancel()
+		_, err = redislock.Obtain(ctx, rdb, key, ttl, confirmed(3))
+		assert.Error(t, err)
+		assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+		assert.Less(t, time.Since(start), 900*time.Millisecond)
+	})
+}
+
+// A refresh that replicas do not confirm is not known to have happened.
+func TestMinReplicas_refresh(t *testing.T) {
+	replicated := redistest.StartReplicas(t)
+	rdb := replicated.Master.Client()
+	const ttl = 3 * time.Second
+	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{
+		MinReplicas: 2,
+		Watchdog:    redislock.NewTickWatchdog(100 * time.Millisecond),
+	})
+	require.NoError(t, err)
+	later := time.Now().Add(ttl)
+	require.Eventually(t, func() bool { return lock.ValidUntil().After(later) }, ttl, time.Millisecond)
+	replicated.Replicas[0].Pause()
+	defer replicated.Replicas[0].Resume()
+	assert.ErrorContains(t, lock.Refresh(t.Context(), ttl, nil), "1 of 2 replicas")
+	select {
+	case <-lock.Done():
+	case <-time.After(3 * ttl):
+		require.Fail(t, "the lock is believed in although no refresh is confirmed")
+	}
+	assert.EqualValues(t, 1, rdb.Exists(t.Context(), key).Val(), "the master has it")
+}
+
+func TestMinReplicas_handover(t *testing.T) {
+	replicated := redistest.StartReplicas(t)
+	rdb := replicated.Master.Client()
+	opt := func() *redislock.Options {
+		return &redislock.Options{MinReplicas: 2, RetryStrategy: redislock.FairQueue()}
+	}
+	lock := obtain(t, rdb, opt())
+	results := make(chan obtained, 2)
+	waitInLine(t, t.Context(), rdb, rdb, "first", opt(), results)
+	waitInLine(t, t.Context(), rdb, rdb, "second", opt(), results)
+	awaitChannels(t, rdb, 2)
+	require.NoError(t, lock.Release(t.Context()))
+	first := receive(t, results)
+	require.NoError(t, first.err)
+	for _, replica := range replicated.Replicas {
+		assert.Equal(t, first.lock.Token(), replica.Client().Get(t.Context(), key).Val())
+	}
+	requireOrder(t, first.lock, results, 5*time.Second, "second")
+}
+
+func TestMinReplicas_unsuitableClients(t *testing.T) {
+	server := redistest.Start(t)
+	_, err := redislock.Obtain(t.Context(), struct{ redis.Scripter }{server.Client()}, key, ttl, confirmed(1))
+	assert.ErrorContains(t, err, "Pipelined")
+	_, err = redislock.Obtain(t.Context(), server.Client(), key, ttl, confirmed(-1))
+	assert.ErrorContains(t, err, "-1")
+	awaitNoKeys(t, server.Client())
+}
+
+func TestMinReplicas_cluster(t *testing.T) {
+	cluster := redistest.StartCluster(t, true)
+	rdb := cluster.Client()
+	locker := redislock.New(rdb)
+	for _, key := range []string{"a", "b", "c", "d", "e", "f"} {
+		lock, err := locker.Obtain(t.Context(), key, ttl, confirmed(1))
+		require.NoError(t, err)
+		require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+		require.NoError(t, lock.Release(t.Context()))
+		_, err = locker.Obtain(t.Context(), key, ttl, confirmed(2))
+		assert.ErrorContains(t, err, "1 of 2 replicas")
+		assert.Zero(t, rdb.Exists(t.Context(), key).Val())
+	}
+
+	// A client that has not heard yet of a slot's new node.
+	lock, err := locker.Obtain(t.Context(), key, ttl, confirmed(1))
+	require.NoError(t, err)
+	i := cluster.MasterOf(key)
+	cluster.Migrate(key, cluster.Masters[i], cluster.Masters[(i+1)%3])
+	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	require.NoError(t, lock.Release(t.Context()))
+
+	// What hides that it is a Cluster.
+	hidden := struct{ redis.UniversalClient }{rdb}
+	_, err = redislock.Obtain(t.Context(), hidden, key, ttl, confirmed(1))
+	assert.ErrorContains(t, err, "MasterForKey")
+	require.Eventually(t, func() bool { return rdb.Exists(t.Context(), key).Val() == 0 }, 5*time.Second, time.Millisecond)
+}
+
+// A lock that all replicas have confirmed survives its master.
+func TestMinReplicas_failover(t *testing.T) {
+	replicated := redistest.StartSentinel(t)
+	rdb := replicated.Client()
+	const ttl = 30 * time.Second
+	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, confirmed(2))
+	require.NoError(t, err)
+	replicated.Master.Kill()
+	require.Eventually(t, func() bool {
+		return rdb.Set(t.Context(), "written", "after the failover", 0).Err() == nil
+	}, ttl, 10*time.Millisecond)
+	_, err = redislock.Obtain(t.Context(), rdb, key, ttl, nil)
+	assert.Equal(t, redislock.ErrNotObtained, err)
+	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), key).Val())
+	assert.ErrorContains(t, lock.Refresh(t.Context(), ttl, nil), "1 of 2 replicas", "the old master is gone")
+	require.NoError(t, lock.Release(t.Context()))
+}
