@@ -14,6 +14,8 @@ func ScriptName(digest string) string {
 		return "refresh"
 	case releaseScript.Hash():
 		return "release"
+	case quorumHealScript.Hash():
+		return "heal"
 	case ttlScript.Hash():
 		return "ttl"
 	default:

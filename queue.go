@@ -256,7 +256,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 	if lock.minReplicas > 0 {
 		// It was not this waiter's command, or one that made it wait, that set the key.
 		sent = sinceEpoch()
-		reply, err := lock.update(ctx, refreshScript, w.ttl, lock.keys, lock.value, w.ttl.Milliseconds())
+		reply, err := lock.renew(ctx, w.ttl)
 		if isUnconfirmed(err) {
 			w.own = true // and to be given back, although the token is a custom one
 		}

@@ -38,10 +38,11 @@ package redislock
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"time"
@@ -59,7 +60,7 @@ var (
 	ErrLockNotHeld = errors.New("redislock: lock not held")
 )
 
-var errNoClient = errors.New("redislock: no Redis client: give New one that is not nil")
+var errNoClient = errors.New("redislock: no Redis client: give New or NewQuorum one that is not nil")
 
 // RedisClient is what a Client needs of go-redis. *redis.Client,
 // *redis.ClusterClient, *redis.Ring and redis.UniversalClient have it.
@@ -67,10 +68,11 @@ type RedisClient interface {
 	redis.Scripter
 }
 
-// Client obtains locks from one Redis. It is safe for concurrent use, has
+// Client obtains locks from one Redis, or from a quorum of them. It is safe for concurrent use, has
 // nothing to close, and leaves it to the caller to close the Redis client.
 type Client struct {
 	client RedisClient
+	quorum *quorum // instead of client; nil unless made by NewQuorum
 }
 
 // New returns a Client on the given Redis client, which decides about timeouts
@@ -143,10 +145,10 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 	if err := checkObtain(c, keys, ttl, opt); err != nil {
 		return nil, false, err
 	}
-	if len(keys) == 1 && isFair(opt) {
+	if len(keys) == 1 && isFair(opt) && c.quorum == nil {
 		return c.obtainInTurn(ctx, keys[0], ttl, opt)
 	}
-	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl)}
+	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl), vary: c.quorum != nil}
 	for waiting := false; ; waiting = true {
 		lock, err := c.try(ctx, keys, ttl, opt)
 		if lock != nil {
@@ -168,8 +170,14 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 }
 
 func checkObtain(c *Client, keys []string, ttl time.Duration, opt *Options) error {
-	if c == nil || c.client == nil {
+	if c == nil || c.client == nil && c.quorum == nil {
 		return errNoClient
+	}
+	if c.quorum != nil && opt != nil && opt.FenceKey != "" {
+		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
+	}
+	if c.quorum != nil && opt != nil && opt.MinReplicas != 0 {
+		return fmt.Errorf("redislock: MinReplicas of %d with NewQuorum: the quorum takes the place of replicas", opt.MinReplicas)
 	}
 	if len(keys) == 0 {
 		return errors.New("redislock: no keys: name at least one")
@@ -202,6 +210,9 @@ func checkTTL(ttl time.Duration) error {
 // try asks once. It returns neither lock nor error if somebody else holds it.
 func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
 	lock := newLock(c, keys, opt)
+	if c.quorum != nil {
+		return c.quorum.try(ctx, lock, ttl)
+	}
 	held, err := lock.take(ctx, ttl, opt)
 
 	// Of a token that nobody had before this try it is known that nobody counts
@@ -256,6 +267,7 @@ func answered(err error) bool {
 type pause struct {
 	strategy RetryStrategy
 	end      time.Time // of all waiting, for contexts without a deadline
+	vary     bool      // the waits by half, so that callers that collided part
 	timer    *time.Timer
 }
 
@@ -270,6 +282,9 @@ func (p *pause) wait(ctx context.Context) (more bool, _ error) {
 		return false, err
 	}
 	stats.backoff.Add(1)
+	if p.vary {
+		backoff = backoff/2 + rand.N(backoff)
+	}
 
 	endsFirst := false
 	if _, ok := ctx.Deadline(); !ok {
@@ -324,7 +339,7 @@ func newLock(c *Client, keys []string, opt *Options) *Lock {
 		value:       token + metadata,
 		tokenLen:    int32(len(token)),
 		minReplicas: opt.minReplicas(),
-		watch:       newWatch(opt),
+		watch:       newWatch(c, opt),
 	}
 }
 
@@ -335,7 +350,7 @@ const tokenLength = 22
 func randomToken() string {
 	var random [16]byte
 	var token [tokenLength]byte
-	_, _ = rand.Read(random[:]) // never fails
+	_, _ = cryptorand.Read(random[:]) // never fails
 	base64.RawURLEncoding.Encode(token[:], random[:])
 	return string(token[:])
 }
@@ -424,7 +439,13 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 	if l == nil {
 		return 0, ErrLockNotHeld
 	}
-	ms, err := l.run(ctx, ttlScript, l.keys, l.value)
+	var ms int64
+	var err error
+	if l.Client != nil && l.quorum != nil {
+		ms, err = l.quorum.ttl(ctx, l)
+	} else {
+		ms, err = l.run(ctx, ttlScript, l.keys, l.value)
+	}
 	return time.Duration(ms) * time.Millisecond, err
 }
 
@@ -475,8 +496,16 @@ func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
 	if !ok {
 		return ErrNotObtained
 	}
-	held, err := l.update(ctx, refreshScript, ttl, l.keys, l.value, ttl.Milliseconds())
+	held, err := l.renew(ctx, ttl)
 	return l.extended(sent, held == 1, err)
+}
+
+// renew has Redis give the lock a new TTL. It replies 0 if the lock is not held.
+func (l *Lock) renew(ctx context.Context, ttl time.Duration) (int64, error) {
+	if l.Client != nil && l.quorum != nil {
+		return l.quorum.refresh(ctx, l, ttl)
+	}
+	return l.update(ctx, refreshScript, ttl, l.keys, l.value, ttl.Milliseconds())
 }
 
 // extended takes in how Redis answered to that.
@@ -541,6 +570,9 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 // outlast ctx, which the Redis client alone does not see to while it waits for a
 // reply; the command then goes on by itself.
 func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
+	if ctx.Done() == nil && l.Client != nil && l.quorum != nil {
+		return l.quorum.releaseHeld(ctx, l)
+	}
 	if ctx.Done() == nil {
 		script, keys := releaseScript, l.keys
 		if l.waiter != nil {

@@ -71,7 +71,7 @@ type call struct {
 	keys   []string
 	args   []any
 	sent   time.Duration // since epoch: just before
-	ttl    time.Duration // that it sets, and replicas may have to confirm; else 0
+	ttl    time.Duration // that a refresh sets
 }
 
 func newTask(job job, lock *Lock, interval, patience time.Duration) task {
@@ -157,6 +157,9 @@ func laneKeyOf(lock *Lock) laneKey {
 
 // identity returns what tells a Redis client from others, as a key of a map.
 func identity(c *Client) any {
+	if c.quorum != nil {
+		return c.quorum
+	}
 	if reflect.ValueOf(c.client).Comparable() {
 		return c.client
 	}
@@ -307,8 +310,8 @@ func (l *lane) callEach(ctx context.Context, attempts []attempt) {
 		if !a.begin() {
 			continue
 		}
-		if a.ttl > 0 {
-			a.reply, a.err = a.lock.update(ctx, a.script, a.ttl, a.keys, a.args...)
+		if a.script == refreshScript {
+			a.reply, a.err = a.lock.renew(ctx, a.ttl)
 		} else {
 			a.reply, a.err = l.client.run(ctx, a.script, a.keys, a.args...)
 		}

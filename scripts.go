@@ -20,6 +20,9 @@ var (
 	queueAskScript     = loadScript("queue", "queue_ask")
 	queueLeaveScript   = loadScript("queue", "queue_leave")
 	queueReleaseScript = loadScript("queue", "queue_release")
+
+	quorumRefreshScript = loadScript("quorum_refresh")
+	quorumHealScript    = loadScript("quorum_heal")
 )
 
 // loadScript makes one script of the named files.

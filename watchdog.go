@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -191,13 +192,20 @@ type watch struct {
 	watchdog Watchdog // may be nil
 	ticking  *ticking // of a TickWatchdog
 	stop     sync.Once
+	ballot   *ballot // of a quorum's lock
 }
 
-func newWatch(opt *Options) *watch {
-	if opt == nil || opt.Watchdog == nil && opt.Logger == nil {
+func newWatch(c *Client, opt *Options) *watch {
+	if c.quorum == nil && (opt == nil || opt.Watchdog == nil && opt.Logger == nil) {
 		return nil
 	}
-	w := &watch{logger: opt.Logger, watchdog: opt.Watchdog}
+	w := &watch{}
+	if c.quorum != nil {
+		w.ballot = &ballot{unsure: make([]atomic.Bool, len(c.quorum.nodes))}
+	}
+	if opt != nil {
+		w.logger, w.watchdog = opt.Logger, opt.Watchdog
+	}
 	if w.watchdog == (*TickWatchdog)(nil) {
 		w.watchdog = nil
 	}

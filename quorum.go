@@ -1,0 +1,336 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// A node that does not answer costs a tenth of the TTL, within these bounds.
+	leastNodeWait = 5 * time.Millisecond
+	mostNodeWait  = 500 * time.Millisecond
+	// straggle is how much longer than the majority, at least, the others may take.
+	straggle = 10 * time.Millisecond
+	// maxNodeCalls is how many calls a node may have under way, answered or not.
+	maxNodeCalls = 1024
+	// healGrace is how long a command that heals a node may be under way.
+	healGrace = 250 * time.Millisecond
+)
+
+// NewQuorum returns a Client that obtains locks from a majority of independent Redis
+// masters, by the Redlock algorithm
+// (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/): a lock is
+// held if more than half of the nodes granted it while it was still valid. It stays
+// available, and exclusive, while less than half of the nodes fail or lose their data.
+// Each client must be of a server, or Sentinel, or Cluster of its own.
+//
+// All nodes are asked at the same time. One that does not answer is not waited for
+// longer than a tenth of the TTL, at most half a second; and once the majority has
+// answered, not longer than it took for that or 10 ms. A failed try is undone on all
+// nodes. So that tries which get in each other's way part again, the waits of the retry
+// strategy are varied by half.
+//
+// Refresh needs a majority, and takes the lock again on nodes that have lost it. TTL is
+// what a majority still grants. Where nodes fail, errors.As finds a [*NodeError].
+//
+// FenceKey and MinReplicas are errors: neither means anything across independent nodes.
+// [FairQueue] cannot keep the order and tries again every 50 ms or so. With one client it
+// is the same as [New]; without any, Obtain returns an error.
+func NewQuorum(clients ...RedisClient) *Client {
+	switch len(clients) {
+	case 0:
+		return New(nil)
+	case 1:
+		return New(clients[0])
+	}
+	q := &quorum{}
+	for _, client := range clients {
+		q.nodes = append(q.nodes, &node{Client: New(client), calls: make(chan struct{}, maxNodeCalls)})
+	}
+	return &Client{quorum: q}
+}
+
+// NodeError is what went wrong with one node of a quorum.
+type NodeError struct {
+	Node int // its index among the arguments of NewQuorum, from 0
+	Err  error
+}
+
+// Error names the node and the error.
+func (e *NodeError) Error() string {
+	return fmt.Sprintf("node %d: %v", e.Node, e.Err)
+}
+
+// Unwrap returns the error without the node.
+func (e *NodeError) Unwrap() error {
+	return e.Err
+}
+
+type quorum struct {
+	nodes []*node
+}
+
+type node struct {
+	*Client
+	calls chan struct{} // one for each that is under way
+}
+
+// ballot is what a quorum's lock has to remember of the nodes.
+type ballot struct {
+	// unsure are the nodes on which a command that takes the lock may still be under
+	// way, because it was not answered in time.
+	unsure []atomic.Bool
+
+	// Guarded by the mutex of the lease.
+	healing  int           // commands that heal a node and are not answered yet
+	healedBy time.Duration // since epoch: when none of them can come into effect any more
+}
+
+var errSilent = errors.New("no answer in time")
+
+// An answer is what one node said.
+type answer struct {
+	node  int
+	reply int64
+	err   error
+}
+
+func (q *quorum) majority() int {
+	return len(q.nodes)/2 + 1
+}
+
+func nodeWait(ttl time.Duration) time.Duration {
+	return min(max(ttl/10, leastNodeWait), mostNodeWait)
+}
+
+// ask asks the nodes at the same time. Nodes that have not answered in time have errSilent
+// as their answer. ask does not outlast ctx.
+func (q *quorum) ask(ctx context.Context, wait time.Duration, ask func(ctx context.Context, i int) (int64, error)) []answer {
+	answers := make([]answer, len(q.nodes))
+	for i := range answers {
+		answers[i] = answer{node: i, err: errSilent}
+	}
+	start := sinceEpoch()
+	arrived := make(chan answer, len(q.nodes))
+	for i := range q.nodes {
+		go func() {
+			// Also of a client that does not heed it, the caller will not wait for longer.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
+			defer cancel()
+			reply, err := ask(ctx, i)
+			arrived <- answer{i, reply, err}
+		}()
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	fine := 0
+	for range q.nodes {
+		select {
+		case a := <-arrived:
+			answers[a.node] = a
+			if a.err == nil {
+				fine++
+			}
+			if took := sinceEpoch() - start; fine == q.majority() && a.err == nil {
+				timer.Reset(min(max(took, straggle), wait-took))
+			}
+		case <-timer.C:
+			return answers
+		case <-ctx.Done():
+			return answers
+		}
+	}
+	return answers
+}
+
+// run runs a script on one node, if that is not busy with calls that it does not answer.
+func (n *node) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (int64, error) {
+	select {
+	case n.calls <- struct{}{}:
+	case <-ctx.Done():
+		return 0, errSilent
+	}
+	defer func() { <-n.calls }()
+	return n.Client.run(ctx, script, keys, args...)
+}
+
+// silence returns an error that names the nodes without an answer.
+func (q *quorum) silence(ctx context.Context, answers []answer) error {
+	var errs []error
+	fine := 0
+	for _, a := range answers {
+		if a.err != nil {
+			errs = append(errs, &NodeError{Node: a.node, Err: a.err})
+		} else {
+			fine++
+		}
+	}
+	err := fmt.Errorf("redislock: %d of %d nodes answered, a majority is %d: %w",
+		fine, len(q.nodes), q.majority(), errors.Join(errs...))
+	if ctx.Err() != nil {
+		err = errors.Join(err, ctx.Err())
+	}
+	return err
+}
+
+func count(answers []answer, is func(answer) bool) int {
+	n := 0
+	for _, a := range answers {
+		if is(a) {
+			n++
+		}
+	}
+	return n
+}
+
+func granted(a answer) bool { return a.err == nil && a.reply > 0 }
+func fine(a answer) bool    { return a.err == nil }
+
+// try asks all nodes once. It returns neither lock nor error if not enough of them are
+// free.
+func (q *quorum) try(ctx context.Context, lock *Lock, ttl time.Duration) (*Lock, error) {
+	ttl = ttl.Truncate(time.Millisecond)
+	lock.lease.begin(sinceEpoch(), ttl)
+	answers := q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
+		if len(lock.keys) == 1 {
+			return q.nodes[i].run(ctx, obtainScript, lock.keys, lock.value, ttl.Milliseconds(), lock.tokenLen)
+		}
+		return q.nodes[i].run(ctx, obtainMultiScript, lock.keys, lock.value, ttl.Milliseconds(), lock.tokenLen, 0)
+	})
+	lock.noteUnsure(answers)
+	if count(answers, granted) >= q.majority() && lock.lease.remaining() > 0 {
+		return lock, nil
+	}
+	q.release(lock, ttl)
+	if count(answers, fine) >= q.majority() {
+		return nil, nil
+	}
+	return nil, q.silence(ctx, answers)
+}
+
+// noteUnsure notes on which nodes the lock may yet be taken.
+func (l *Lock) noteUnsure(answers []answer) {
+	for _, a := range answers {
+		if a.err != nil && !refused(a.err) {
+			l.watch.ballot.unsure[a.node].Store(true)
+		}
+	}
+}
+
+// release releases the lock on all nodes, in the background on those that do not answer,
+// or may take it yet.
+func (q *quorum) release(lock *Lock, ttl time.Duration) []answer {
+	answers := q.ask(context.Background(), nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
+		return q.nodes[i].run(ctx, releaseScript, lock.keys, lock.value)
+	})
+	for _, a := range answers {
+		if a.err != nil && !refused(a.err) || a.reply == 0 && lock.watch.ballot.unsure[a.node].Load() {
+			orphan := &Lock{Client: q.nodes[a.node].Client, keys: lock.keys, value: lock.value}
+			orphan.releaseOrphan(ttl)
+		}
+	}
+	return answers
+}
+
+// releaseHeld releases the lock of a holder, and reports whether a majority had it.
+//
+// No refresh brings back what is deleted here. Only a command that heals could: it sets a
+// key. None is sent once the lease has ended, which it has by now. One that was sent
+// before, and not answered yet, refuses to do anything healGrace after the moment at which
+// its own node, by its own clock, had last answered; that has passed when the waiting
+// here is over.
+func (q *quorum) releaseHeld(ctx context.Context, lock *Lock) (held bool, _ error) {
+	lock.lease.mu.Lock()
+	wait := time.Duration(0)
+	if lock.watch.ballot.healing > 0 {
+		wait = lock.watch.ballot.healedBy - sinceEpoch()
+	}
+	lock.lease.mu.Unlock()
+	if wait > 0 {
+		time.Sleep(wait)
+	}
+	answers := q.release(lock, orphanTimeout)
+	if count(answers, granted) >= q.majority() {
+		return true, nil
+	}
+	if count(answers, func(a answer) bool { return fine(a) && a.reply == 0 }) > len(q.nodes)-q.majority() {
+		return false, nil
+	}
+	return false, q.silence(ctx, answers)
+}
+
+// refresh gives the lock a new TTL. It replies 1 if a majority has it, 0 if no majority can
+// have the lock any more.
+func (q *quorum) refresh(ctx context.Context, lock *Lock, ttl time.Duration) (int64, error) {
+	answers := q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
+		return q.nodes[i].run(ctx, quorumRefreshScript, lock.keys, lock.value, ttl.Milliseconds())
+	})
+	if count(answers, granted) >= q.majority() {
+		q.heal(ctx, lock, ttl, answers)
+		return 1, nil
+	}
+	if count(answers, func(a answer) bool { return fine(a) && a.reply <= 0 }) > len(q.nodes)-q.majority() {
+		return 0, nil
+	}
+	return 0, q.silence(ctx, answers)
+}
+
+// heal takes the lock on nodes that have lost it, or never had it: else one restart after
+// the other would wear the majority down.
+func (q *quorum) heal(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer) {
+	missing := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply >= 0 })
+	if len(missing) == 0 {
+		return
+	}
+	ballot := lock.watch.ballot
+	lock.lease.mu.Lock()
+	ended := lock.lease.cause != nil
+	if !ended {
+		ballot.healing += len(missing)
+		ballot.healedBy = sinceEpoch() + healGrace + healGrace/100 + time.Millisecond
+	}
+	lock.lease.mu.Unlock()
+	if ended {
+		return
+	}
+	lost := make(map[int]int64)
+	for _, a := range missing {
+		lost[a.node] = -a.reply
+	}
+	q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
+		now, ok := lost[i]
+		if !ok {
+			return 0, nil
+		}
+		deadline := now + healGrace.Milliseconds()
+		reply, err := q.nodes[i].run(ctx, quorumHealScript, lock.keys, lock.value, ttl.Milliseconds(), deadline)
+		if err == nil || refused(err) {
+			lock.lease.mu.Lock()
+			ballot.healing--
+			lock.lease.mu.Unlock()
+		}
+		return reply, err
+	})
+}
+
+// ttl returns what a majority still grants, in milliseconds.
+func (q *quorum) ttl(ctx context.Context, lock *Lock) (int64, error) {
+	answers := q.ask(ctx, mostNodeWait, func(ctx context.Context, i int) (int64, error) {
+		return q.nodes[i].run(ctx, ttlScript, lock.keys, lock.value)
+	})
+	if count(answers, fine) < q.majority() {
+		return 0, q.silence(ctx, answers)
+	}
+	var ttls []int64
+	for _, a := range answers {
+		ttls = append(ttls, a.reply) // 0 of one that did not answer
+	}
+	slices.Sort(ttls)
+	return ttls[len(ttls)-q.majority()], nil
+}

@@ -1,0 +1,409 @@
+package redislock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// startNodes starts independent masters.
+func startNodes(t *testing.T, n int) []*redistest.Server {
+	t.Helper()
+	nodes := make([]*redistest.Server, n)
+	for i := range nodes {
+		nodes[i] = redistest.Start(t)
+	}
+	return nodes
+}
+
+func quorumOf(nodes []*redistest.Server, changes ...func(*redis.Options)) *redislock.Client {
+	clients := make([]redislock.RedisClient, len(nodes))
+	for i, node := range nodes {
+		clients[i] = node.Client(changes...)
+	}
+	return redislock.NewQuorum(clients...)
+}
+
+// holding counts the nodes that have the key.
+func holding(t *testing.T, nodes []*redistest.Server) int {
+	t.Helper()
+	n := 0
+	for _, node := range nodes {
+		exists, err := node.Client().Exists(t.Context(), key).Result()
+		require.NoError(t, err)
+		n += int(exists)
+	}
+	return n
+}
+
+func eventuallyHolding(t *testing.T, nodes []*redistest.Server, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return holding(t, nodes) == n }, 10*time.Second, time.Millisecond)
+}
+
+func TestQuorum(t *testing.T) {
+	nodes := startNodes(t, 5)
+	locker := quorumOf(nodes)
+	before := redislock.GetStats()
+
+	lock, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{Metadata: "metadata"})
+	require.NoError(t, err)
+	assert.Equal(t, 5, holding(t, nodes))
+	assert.Equal(t, "metadata", lock.Metadata())
+	assert.Equal(t, lock.Token()+"metadata", nodes[3].Client().Get(t.Context(), key).Val())
+	assert.Less(t, time.Until(lock.ValidUntil()), ttl)
+	assert.Greater(t, time.Until(lock.ValidUntil()), ttl/2)
+
+	_, err = quorumOf(nodes).Obtain(t.Context(), key, ttl, nil)
+	assert.Equal(t, redislock.ErrNotObtained, err)
+	assert.Equal(t, 5, holding(t, nodes))
+
+	require.NoError(t, lock.Refresh(t.Context(), 2*ttl, nil))
+	left, err := lock.TTL(t.Context())
+	require.NoError(t, err)
+	assert.Greater(t, left, ttl)
+
+	again, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{Token: lock.Token()})
+	require.NoError(t, err)
+	assert.ErrorIs(t, lock.Release(t.Context()), redislock.ErrLockNotHeld, "the metadata is another")
+	require.NoError(t, again.Release(t.Context()))
+	assert.Zero(t, holding(t, nodes))
+	assert.ErrorIs(t, again.Release(t.Context()), redislock.ErrLockNotHeld)
+	assert.Equal(t, redislock.ErrNotObtained, again.Refresh(t.Context(), ttl, nil))
+	left, err = again.TTL(t.Context())
+	assert.NoError(t, err)
+	assert.Zero(t, left)
+
+	after := redislock.GetStats()
+	assert.Equal(t, redislock.Status{Success: before.Obtain.Success + 2, Failed: before.Obtain.Failed + 1,
+		Error: before.Obtain.Error, Cancel: before.Obtain.Cancel}, after.Obtain)
+	assert.Equal(t, redislock.Status{Success: before.Release.Success + 1, Failed: before.Release.Failed + 2,
+		Error: before.Release.Error, Cancel: before.Release.Cancel}, after.Release)
+
+	several, err := locker.ObtainMulti(t.Context(), []string{key, "another"}, ttl, nil)
+	require.NoError(t, err)
+	require.NoError(t, several.Release(t.Context()))
+}
+
+func TestQuorum_ttlOfTheMajority(t *testing.T) {
+	nodes := startNodes(t, 3)
+	lock, err := quorumOf(nodes).Obtain(t.Context(), key, ttl, nil)
+	require.NoError(t, err)
+	require.NoError(t, nodes[0].Client().PExpire(t.Context(), key, 10*ttl).Err())
+	require.NoError(t, nodes[1].Client().PExpire(t.Context(), key, ttl/2).Err())
+	left, err := lock.TTL(t.Context())
+	require.NoError(t, err)
+	assert.Greater(t, left, ttl/2)
+	assert.LessOrEqual(t, left, ttl)
+	require.NoError(t, nodes[0].Client().Del(t.Context(), key).Err())
+	left, err = lock.TTL(t.Context())
+	require.NoError(t, err)
+	assert.Greater(t, left, ttl/4)
+	assert.LessOrEqual(t, left, ttl/2)
+}
+
+// One node is killed, another frozen.
+func TestQuorum_minorityFails(t *testing.T) {
+	redistest.NoLeaks(t)
+	nodes := startNodes(t, 5)
+	locker := quorumOf(nodes, func(o *redis.Options) { o.ReadTimeout = 2 * time.Second; o.MaxRetries = -1 })
+	lock, err := locker.Obtain(t.Context(), key, ttl, nil) // connects
+	require.NoError(t, err)
+	require.NoError(t, lock.Release(t.Context()))
+	nodes[0].Kill()
+	nodes[1].Pause()
+	defer nodes[1].Resume()
+	alive := nodes[2:]
+
+	step := func(what string, call func() error) {
+		start := time.Now()
+		require.NoError(t, call(), what)
+		require.Less(t, time.Since(start), time.Second, what)
+	}
+	step("obtain", func() error {
+		lock, err = locker.Obtain(t.Context(), key, ttl, nil)
+		return err
+	})
+	assert.Equal(t, 3, holding(t, alive))
+	step("refresh", func() error { return lock.Refresh(t.Context(), ttl, nil) })
+	step("TTL", func() error {
+		left, err := lock.TTL(t.Context())
+		assert.Greater(t, left, ttl/2)
+		return err
+	})
+
+	nodes[0].Restart() // without data
+	step("refresh that heals", func() error { return lock.Refresh(t.Context(), ttl, nil) })
+	assert.Equal(t, 1, holding(t, nodes[:1]))
+	nodes[1].Resume()
+	require.Eventually(t, func() bool {
+		return lock.Refresh(t.Context(), ttl, nil) == nil && holding(t, nodes) == 5
+	}, 10*time.Second, 10*time.Millisecond)
+
+	nodes[1].Pause()
+	step("release", func() error { return lock.Release(t.Context()) })
+	nodes[1].Resume()
+	eventuallyHolding(t, nodes, 0)
+}
+
+func TestQuorum_majorityFails(t *testing.T) {
+	nodes := startNodes(t, 5)
+	locker := quorumOf(nodes, impatient)
+	for _, node := range nodes[:3] {
+		node.Kill()
+	}
+	before := redislock.GetStats().Obtain
+	start := time.Now()
+	_, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{RetryStrategy: redislock.LinearBackoff(time.Millisecond)})
+	require.Error(t, err)
+	assert.Less(t, time.Since(start), 2*time.Second)
+	assert.NotErrorIs(t, err, redislock.ErrNotObtained)
+	assert.ErrorContains(t, err, "2 of 5 nodes")
+	for _, name := range []string{"node 0: ", "node 1: ", "node 2: "} {
+		assert.ErrorContains(t, err, name)
+	}
+	var failed *redislock.NodeError
+	require.ErrorAs(t, err, &failed)
+	assert.Equal(t, 0, failed.Node)
+	assert.Error(t, errors.Unwrap(failed))
+	before.Error++
+	assert.Equal(t, before, redislock.GetStats().Obtain)
+	eventuallyHolding(t, nodes[3:], 0)
+}
+
+// A holder that loses the majority's keys has lost the lock; what is left of it does not
+// grow again.
+func TestQuorum_lost(t *testing.T) {
+	nodes := startNodes(t, 3)
+	lock, err := quorumOf(nodes).Obtain(t.Context(), key, ttl, watched(redislock.NewTickWatchdog(20*time.Millisecond)))
+	require.NoError(t, err)
+	for _, node := range nodes[:2] {
+		require.NoError(t, node.Client().Set(t.Context(), key, "somebody else", 0).Err())
+	}
+	select {
+	case <-lock.Done():
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "the loss was not noticed")
+	}
+	assert.Equal(t, redislock.ErrNotObtained, lock.Refresh(t.Context(), ttl, nil))
+}
+
+func TestQuorum_watchdogHeals(t *testing.T) {
+	nodes := startNodes(t, 3)
+	lock, err := quorumOf(nodes).Obtain(t.Context(), key, ttl, watched(redislock.NewTickWatchdog(20*time.Millisecond)))
+	require.NoError(t, err)
+	for _, node := range nodes { // one after the other
+		require.NoError(t, node.Client().FlushAll(t.Context()).Err())
+		eventuallyHolding(t, nodes, 3)
+	}
+	require.NoError(t, lock.Release(t.Context()))
+	assert.Zero(t, holding(t, nodes))
+}
+
+// A node answers late, or not at all: what it was told meanwhile is undone.
+func TestQuorum_failedTryIsUndone(t *testing.T) {
+	nodes := startNodes(t, 3)
+	for _, node := range nodes[:2] {
+		require.NoError(t, node.Client().Set(t.Context(), key, "somebody else", 0).Err())
+	}
+	proxy := redistest.StartProxy(t, nodes[2].Addr)
+	proxy.DropReplies(true)
+	impatiently := redistest.Client(t, proxy.Addr, impatient)
+	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), impatiently)
+	_, err := locker.Obtain(t.Context(), key, ttl, nil)
+	assert.Equal(t, redislock.ErrNotObtained, err)
+	proxy.DropReplies(false)
+	eventuallyHolding(t, nodes[2:], 0)
+}
+
+// A command that heals is on its way to a node while the lock is released. It must not
+// take the lock there afterwards.
+func TestQuorum_healingAndReleasing(t *testing.T) {
+	nodes := startNodes(t, 3)
+	slow := slowly{UniversalClient: nodes[2].Client()}
+	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
+	lock, err := locker.Obtain(t.Context(), key, ttl, nil)
+	require.NoError(t, err)
+	require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
+	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	require.Equal(t, 3, holding(t, nodes), "it is healed, and the script known")
+	require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
+
+	slow.hold("heal")
+	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	<-slow.held // it has not arrived yet
+	start := time.Now()
+	require.NoError(t, lock.Release(t.Context()))
+	assert.Greater(t, time.Since(start), 100*time.Millisecond, "until the command can do no harm any more")
+	slow.letGo()
+	slow.wait()
+	assert.Zero(t, holding(t, nodes))
+}
+
+// slowly holds commands back.
+type slowly struct {
+	redis.UniversalClient
+	mu       sync.Mutex
+	script   string
+	held     chan struct{}
+	released chan struct{}
+	sending  sync.WaitGroup
+}
+
+func (s *slowly) hold(script string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.script, s.held, s.released = script, make(chan struct{}), make(chan struct{})
+}
+
+func (s *slowly) letGo() { close(s.released) }
+func (s *slowly) wait()  { s.sending.Wait() }
+
+func (s *slowly) EvalSha(ctx context.Context, digest string, keys []string, args ...any) *redis.Cmd {
+	s.mu.Lock()
+	hold := s.script != "" && redislock.ScriptName(digest) == s.script
+	if hold {
+		s.script = ""
+		s.sending.Add(1)
+	}
+	s.mu.Unlock()
+	if hold {
+		defer s.sending.Done()
+		close(s.held)
+		<-s.released
+		ctx = context.WithoutCancel(ctx)
+	}
+	return s.UniversalClient.EvalSha(ctx, digest, keys, args...)
+}
+
+func TestQuorum_releaseWhileRefreshing(t *testing.T) {
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	for range 100 {
+		lock, err := locker.Obtain(t.Context(), key, ttl, nil)
+		require.NoError(t, err)
+		var refreshing sync.WaitGroup
+		for i := range 3 {
+			refreshing.Go(func() {
+				for lock.Refresh(t.Context(), ttl, nil) == nil {
+					assert.NoError(t, nodes[i].Client().Ping(t.Context()).Err())
+				}
+			})
+		}
+		require.NoError(t, nodes[0].Client().Del(t.Context(), key).Err())
+		require.NoError(t, lock.Release(t.Context()))
+		refreshing.Wait()
+		require.Zero(t, holding(t, nodes))
+	}
+}
+
+func TestQuorum_splitVotes(t *testing.T) {
+	nodes := startNodes(t, 5)
+	const clients, rounds = 6, 120
+	var mu sync.Mutex
+	inside, most := 0, 0
+	var workers sync.WaitGroup
+	for range clients {
+		locker := quorumOf(nodes)
+		workers.Go(func() {
+			for range rounds / clients {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				lock, err := locker.Obtain(ctx, key, ttl, &redislock.Options{
+					RetryStrategy: redislock.LinearBackoff(5 * time.Millisecond),
+				})
+				cancel()
+				if !assert.NoError(t, err) {
+					return
+				}
+				mu.Lock()
+				inside++
+				most = max(most, inside)
+				mu.Unlock()
+				time.Sleep(time.Millisecond)
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				assert.NoError(t, lock.Release(t.Context()))
+			}
+		})
+	}
+	workers.Wait()
+	assert.Equal(t, 1, most)
+	eventuallyHolding(t, nodes, 0)
+}
+
+func TestQuorum_badInput(t *testing.T) {
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	_, err := redislock.NewQuorum().Obtain(t.Context(), key, ttl, nil)
+	assert.ErrorContains(t, err, "NewQuorum")
+	one, err := redislock.NewQuorum(rdb).Obtain(t.Context(), key, ttl, &redislock.Options{FenceKey: "fence"})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, one.FenceToken())
+	require.NoError(t, one.Release(t.Context()))
+
+	locker := redislock.NewQuorum(rdb, rdb, rdb)
+	_, err = locker.Obtain(t.Context(), key, ttl, &redislock.Options{FenceKey: "fence"})
+	assert.ErrorContains(t, err, `FenceKey "fence"`)
+	_, err = locker.Obtain(t.Context(), key, ttl, &redislock.Options{MinReplicas: 2})
+	assert.ErrorContains(t, err, "MinReplicas of 2")
+	_, err = locker.Obtain(t.Context(), key, 0, nil)
+	assert.ErrorContains(t, err, "TTL of 0s")
+
+	_, err = redislock.NewQuorum(rdb, nil, nil).Obtain(t.Context(), key, ttl, nil)
+	assert.ErrorContains(t, err, "node 1: ")
+	requireGone(t, rdb, key)
+}
+
+// Waiting is as in one server's case: for FairQueue by asking again.
+func TestQuorum_waiting(t *testing.T) {
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	lock, err := locker.Obtain(t.Context(), key, ttl, nil)
+	require.NoError(t, err)
+	before := redislock.GetStats().Backoff
+	results := make(chan obtained, 1)
+	go func() {
+		lock, err := locker.Obtain(t.Context(), key, ttl, fair())
+		results <- obtained{lock: lock, err: err}
+	}()
+	require.Eventually(t, func() bool { return redislock.GetStats().Backoff > before }, 5*time.Second, time.Millisecond)
+	require.NoError(t, lock.Release(t.Context()))
+	result := receive(t, results)
+	require.NoError(t, result.err)
+	require.NoError(t, result.lock.Release(t.Context()))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = locker.Obtain(ctx, key, ttl, nil)
+	assert.ErrorIs(t, err, context.Canceled)
+}
+
+func TestQuorum_retriesVary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		busy := answering(0)
+		locker := redislock.NewQuorum(busy, busy, busy)
+		waits := make(map[time.Duration]bool)
+		for range 20 {
+			start := time.Now()
+			_, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{
+				RetryStrategy: redislock.LimitRetry(redislock.LinearBackoff(time.Second), 1),
+			})
+			require.Equal(t, redislock.ErrNotObtained, err)
+			took := time.Since(start)
+			assert.GreaterOrEqual(t, took, 500*time.Millisecond)
+			assert.Less(t, took, 1500*time.Millisecond)
+			waits[took] = true
+		}
+		assert.Greater(t, len(waits), 10, fmt.Sprint(waits))
+	})
+}
