@@ -375,3 +375,69 @@ func ExampleOptions_token() {
 	// Output:
 	// worker-17;step 2
 }
+
+// Three independent servers: the lock survives the failure of any one of them.
+func ExampleNewQuorum() {
+	var clients []redislock.RedisClient
+	for range 3 {
+		client, closeClient := connect()
+		defer closeClient()
+		clients = append(clients, client)
+	}
+	locker := redislock.NewQuorum(clients...)
+	ctx := context.Background()
+
+	lock, err := locker.Obtain(ctx, "my-key", time.Minute, &redislock.Options{
+		RetryStrategy: redislock.LinearBackoff(50 * time.Millisecond),
+	})
+	var node *redislock.NodeError
+	if errors.As(err, &node) {
+		log.Fatalf("no majority; one of those that failed is node %d: %v", node.Node, node.Err)
+	} else if err != nil {
+		log.Fatal(err)
+	}
+	defer lock.Release(ctx)
+	fmt.Println("held by a majority")
+
+	_, err = locker.Obtain(ctx, "my-key", time.Minute, nil)
+	fmt.Println("a second caller:", err)
+
+	// Output:
+	// held by a majority
+	// a second caller: redislock: not obtained
+}
+
+// A Redis Cluster: keys that are locked together, and a fencing counter, share a
+// {hash tag}.
+func ExampleNew_cluster() {
+	client := redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: []string{"redis-1:6379", "redis-2:6379", "redis-3:6379"},
+	})
+	defer client.Close()
+	ctx := context.Background()
+	lock, err := redislock.New(client).ObtainMulti(ctx, []string{"{user:1}:mail", "{user:1}:profile"}, time.Minute,
+		&redislock.Options{FenceKey: "{user:1}:fence"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer lock.Release(ctx)
+}
+
+// Sentinel, with a master and two replicas: the lock counts once both replicas know it,
+// so that it is still held whichever of them becomes the master.
+func ExampleNew_sentinel() {
+	client := redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName:    "primary",
+		SentinelAddrs: []string{"sentinel-1:26379", "sentinel-2:26379", "sentinel-3:26379"},
+	})
+	defer client.Close()
+	ctx := context.Background()
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", time.Minute, &redislock.Options{
+		MinReplicas: 2,
+		Watchdog:    redislock.NewTickWatchdog(0),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer lock.Release(ctx)
+}

@@ -666,6 +666,20 @@ func TestFairQueue_handoverToTheAbsent(t *testing.T) {
 	awaitNoKeys(t, rdb)
 }
 
+// One that has not been heard of for too long is not served, whoever may be listening.
+func TestFairQueue_notHeardOf(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "alive", fair(), results)
+	awaitChannels(t, rdb, 1)
+	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "silent"}).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "silent", fmt.Sprintf("%d 60000 1:1 ", time.Now().Add(-time.Second).UnixMicro())).Err())
+	requireOrder(t, lock, results, time.Second, "alive")
+	awaitNoKeys(t, rdb)
+}
+
 // What is no handover, or an old one, is not believed.
 func TestFairQueue_falseMessages(t *testing.T) {
 	server := redistest.Start(t)

@@ -13,7 +13,8 @@
 //	}
 //	defer lock.Release(ctx)
 //
-// A call waits for a lock that is held as its [RetryStrategy] says. A [Watchdog]
+// A call waits for a lock that is held as its [RetryStrategy] says; [FairQueue] has callers
+// served in the order in which they came. A [Watchdog]
 // keeps a lock alive that is held for longer than its TTL. [Lock.Done] and
 // [Lock.Context] tell the holder when the lock is gone; [Client.Do] runs a function
 // with such a context. [GetStats] counts what happens.
@@ -25,7 +26,9 @@
 // # What a lock promises, and what not
 //
 // At any moment at most one token holds a key, as long as the Redis server keeps
-// its data: a replica that takes over after a failure may not have the key yet.
+// its data: a replica that takes over after a failure may not have the key yet. For that
+// there are [Options].MinReplicas, which waits for the replicas, and [NewQuorum], which
+// takes a majority of independent servers.
 //
 // A holder that is paused (by the garbage collector, the scheduler, a suspended
 // machine) for longer than the TTL does not notice in time that its lock is gone and
@@ -62,8 +65,10 @@ var (
 
 var errNoClient = errors.New("redislock: no Redis client: give New or NewQuorum one that is not nil")
 
-// RedisClient is what a Client needs of go-redis. *redis.Client,
-// *redis.ClusterClient, *redis.Ring and redis.UniversalClient have it.
+// RedisClient is what a Client needs of go-redis. *redis.Client, *redis.ClusterClient,
+// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it. If it has Pipelined
+// and Subscribe as those do, these are used too; a wrapper should embed the client, not
+// an interface, so that it does not hide that it is one of a Cluster.
 type RedisClient interface {
 	redis.Scripter
 }
