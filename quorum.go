@@ -15,7 +15,7 @@ const (
 	// A node that does not answer costs a tenth of the TTL, within these bounds.
 	leastNodeWait = 5 * time.Millisecond
 	mostNodeWait  = 500 * time.Millisecond
-	// straggle is how much longer than the majority, at least, the others may take.
+	// straggle is how long, at least, the others may take after the majority has decided.
 	straggle = 10 * time.Millisecond
 	// maxNodeCalls is how many calls a node may have under way, answered or not.
 	maxNodeCalls = 1024
@@ -32,7 +32,7 @@ const (
 //
 // All nodes are asked at the same time. One that does not answer is not waited for
 // longer than a tenth of the TTL, at most half a second; and once the majority has
-// answered, not longer than it took for that or 10 ms. A failed try is undone on all
+// decided, not longer than it took for that or 10 ms. A failed try is undone on all
 // nodes. So that tries which get in each other's way part again, the waits of the retry
 // strategy are varied by half.
 //
@@ -101,6 +101,11 @@ type answer struct {
 	err   error
 }
 
+type answerAt struct {
+	at int
+	answer
+}
+
 func (q *quorum) majority() int {
 	return len(q.nodes)/2 + 1
 }
@@ -109,44 +114,50 @@ func nodeWait(ttl time.Duration) time.Duration {
 	return min(max(ttl/10, leastNodeWait), mostNodeWait)
 }
 
-// ask asks the nodes at the same time. Nodes that have not answered in time have errSilent
-// as their answer. ask does not outlast ctx.
+// ask asks all nodes at the same time.
 func (q *quorum) ask(ctx context.Context, wait time.Duration, ask func(ctx context.Context, i int) (int64, error)) []answer {
 	answers := make([]answer, len(q.nodes))
 	for i := range answers {
-		answers[i] = answer{node: i, err: errSilent}
+		answers[i].node = i
 	}
+	q.askThese(ctx, wait, answers, ask)
+	return answers
+}
+
+// askThese asks the nodes that the answers name, at the same time. Those that have not
+// answered in time have errSilent as their answer. It does not outlast ctx.
+func (q *quorum) askThese(ctx context.Context, wait time.Duration, answers []answer, ask func(ctx context.Context, i int) (int64, error)) {
 	start := sinceEpoch()
-	arrived := make(chan answer, len(q.nodes))
-	for i := range q.nodes {
+	arrived := make(chan answerAt, len(answers))
+	for at := range answers {
+		answers[at].err = errSilent
+		i := answers[at].node
 		go func() {
 			// Also of a client that does not heed it, the caller will not wait for longer.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
 			defer cancel()
 			reply, err := ask(ctx, i)
-			arrived <- answer{i, reply, err}
+			arrived <- answerAt{at, answer{i, reply, err}}
 		}()
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
-	fine := 0
-	for range q.nodes {
+	decided := false
+	for range answers {
 		select {
 		case a := <-arrived:
-			answers[a.node] = a
-			if a.err == nil {
-				fine++
-			}
-			if took := sinceEpoch() - start; fine == q.majority() && a.err == nil {
+			answers[a.at] = a.answer
+			if !decided && (count(answers, granted) >= q.majority() || q.impossible(answers)) {
+				decided = true
+				took := sinceEpoch() - start
 				timer.Reset(min(max(took, straggle), wait-took))
 			}
 		case <-timer.C:
-			return answers
+			return
 		case <-ctx.Done():
-			return answers
+			return
 		}
 	}
-	return answers
 }
 
 // run runs a script on one node, if that is not busy with calls that it does not answer.
@@ -189,8 +200,14 @@ func count(answers []answer, is func(answer) bool) int {
 	return n
 }
 
-func granted(a answer) bool { return a.err == nil && a.reply > 0 }
 func fine(a answer) bool    { return a.err == nil }
+func granted(a answer) bool { return fine(a) && a.reply > 0 }
+func denied(a answer) bool  { return fine(a) && a.reply <= 0 }
+
+// impossible reports whether so many nodes said no that no majority can say yes.
+func (q *quorum) impossible(answers []answer) bool {
+	return count(answers, denied) > len(q.nodes)-q.majority()
+}
 
 // try asks all nodes once. It returns neither lock nor error if not enough of them are
 // free.
@@ -259,7 +276,7 @@ func (q *quorum) releaseHeld(ctx context.Context, lock *Lock) (held bool, _ erro
 	if count(answers, granted) >= q.majority() {
 		return true, nil
 	}
-	if count(answers, func(a answer) bool { return fine(a) && a.reply == 0 }) > len(q.nodes)-q.majority() {
+	if q.impossible(answers) {
 		return false, nil
 	}
 	return false, q.silence(ctx, answers)
@@ -275,7 +292,7 @@ func (q *quorum) refresh(ctx context.Context, lock *Lock, ttl time.Duration) (in
 		q.heal(ctx, lock, ttl, answers)
 		return 1, nil
 	}
-	if count(answers, func(a answer) bool { return fine(a) && a.reply <= 0 }) > len(q.nodes)-q.majority() {
+	if q.impossible(answers) {
 		return 0, nil
 	}
 	return 0, q.silence(ctx, answers)
@@ -299,16 +316,12 @@ func (q *quorum) heal(ctx context.Context, lock *Lock, ttl time.Duration, answer
 	if ended {
 		return
 	}
-	lost := make(map[int]int64)
+	times := make(map[int]int64)
 	for _, a := range missing {
-		lost[a.node] = -a.reply
+		times[a.node] = -a.reply
 	}
-	q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
-		now, ok := lost[i]
-		if !ok {
-			return 0, nil
-		}
-		deadline := now + healGrace.Milliseconds()
+	q.askThese(ctx, nodeWait(ttl), missing, func(ctx context.Context, i int) (int64, error) {
+		deadline := times[i] + healGrace.Milliseconds()
 		reply, err := q.nodes[i].run(ctx, quorumHealScript, lock.keys, lock.value, ttl.Milliseconds(), deadline)
 		if err == nil || refused(err) {
 			lock.lease.mu.Lock()
