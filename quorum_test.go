@@ -240,13 +240,15 @@ func TestQuorum_healingAndReleasing(t *testing.T) {
 	require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
 
 	slow.hold("heal")
-	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	var refreshing sync.WaitGroup
+	refreshing.Go(func() { _ = lock.Refresh(t.Context(), ttl, nil) })
 	<-slow.held // it has not arrived yet
 	start := time.Now()
 	require.NoError(t, lock.Release(t.Context()))
 	assert.Greater(t, time.Since(start), 100*time.Millisecond, "until the command can do no harm any more")
 	slow.letGo()
 	slow.wait()
+	refreshing.Wait()
 	assert.Zero(t, holding(t, nodes))
 }
 
