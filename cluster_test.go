@@ -107,6 +107,15 @@ func TestCluster(t *testing.T) {
 	})
 }
 
+// awaitShardListeners waits until n clients are subscribed to channels of the node.
+func awaitShardListeners(t *testing.T, node *redis.Client, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		channels, err := node.PubSubShardChannels(t.Context(), "*").Result()
+		return err == nil && len(channels) == n
+	}, 20*time.Second, time.Millisecond)
+}
+
 func TestCluster_migration(t *testing.T) {
 	cluster := redistest.StartCluster(t, false)
 	rdb := cluster.Client()
@@ -130,6 +139,7 @@ func TestCluster_migration(t *testing.T) {
 		until := fenced.ValidUntil()
 		require.Eventually(t, func() bool { return fenced.ValidUntil().After(until) }, 5*time.Second, time.Millisecond)
 	}
+	awaitShardListeners(t, from.Client(), 2)
 	awaitAlive(t, from.Client(), 2)
 	requireOrder(t, lock, results, 5*time.Second, names...)
 	require.NoError(t, fenced.Release(t.Context()))
@@ -160,9 +170,7 @@ func TestCluster_failover(t *testing.T) {
 
 	until := lock.ValidUntil()
 	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
-	require.Eventually(t, func() bool {
-		return len(replica.Client().Do(t.Context(), "pubsub", "shardchannels").Val().([]any)) == 2
-	}, ttl, time.Millisecond, "the waiters are listening again")
+	awaitShardListeners(t, replica.Client(), 2)
 	awaitAlive(t, replica.Client(), 2)
 	requireOrder(t, lock, results, 5*time.Second, names...)
 }

@@ -174,13 +174,14 @@ func (b *inbox) receive(pubsub *redis.PubSub) (wait time.Duration, again bool) {
 				return
 			case <-ticker.C:
 			}
+			heard.Store(false)
 			_ = pubsub.Ping(context.Background())
 			select {
 			case <-done:
 				return
 			case <-ticker.C:
 			}
-			if !heard.Swap(false) {
+			if !heard.Load() {
 				dead.Store(true)
 				_ = pubsub.Close()
 				return
