@@ -125,19 +125,20 @@ func (c *Client) subscriber() (subscribe func(ctx context.Context, channel strin
 			}
 			return node.Subscribe(ctx, channel)
 		}, false
-	case *redis.AutoPipeliner:
+	case *redis.Client:
 		return func(ctx context.Context, channel string) *redis.PubSub {
-			// It does not tell whether it is one of a Cluster.
-			info, err := client.Info(ctx, "cluster").Result()
-			if err != nil || strings.Contains(info, "cluster_enabled:1") {
-				return nil
-			}
 			return client.Subscribe(ctx, channel)
 		}, false
 	case interface {
 		Subscribe(ctx context.Context, channels ...string) *redis.PubSub
+		Info(ctx context.Context, sections ...string) *redis.StringCmd
 	}:
 		return func(ctx context.Context, channel string) *redis.PubSub {
+			// It may be the AutoPipeliner of a Cluster, or hide its client.
+			info, err := client.Info(ctx, "cluster").Result()
+			if err != nil || strings.Contains(info, "cluster_enabled:1") {
+				return nil
+			}
 			return client.Subscribe(ctx, channel)
 		}, false
 	default:

@@ -199,6 +199,29 @@ func TestSentinel_failover(t *testing.T) {
 	requireOrder(t, lock, results, 5*time.Second, names...)
 }
 
+// Clients that do not show that they are of a Cluster ask instead of waiting for messages.
+func TestCluster_hidden(t *testing.T) {
+	cluster := redistest.StartCluster(t, false)
+	rdb := cluster.Client()
+	pipeliner, err := cluster.Client().AutoPipeline()
+	require.NoError(t, err)
+	defer pipeliner.Close()
+	for name, client := range map[string]redislock.RedisClient{
+		"auto pipeline": pipeliner,
+		"wrapper":       struct{ redis.UniversalClient }{rdb},
+	} {
+		t.Run(name, func(t *testing.T) {
+			lock, err := redislock.Obtain(t.Context(), client, key, ttl, fair())
+			require.NoError(t, err)
+			master := cluster.Masters[cluster.MasterOf(key)].Client()
+			results := make(chan obtained, 2)
+			waitInLine(t, t.Context(), master, client, "first", fair(), results)
+			waitInLine(t, t.Context(), master, client, "second", fair(), results)
+			requireOrder(t, lock, results, 900*time.Millisecond, "first", "second")
+		})
+	}
+}
+
 func TestRing(t *testing.T) {
 	servers := []*redistest.Server{redistest.Start(t), redistest.Start(t)}
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": servers[0].Addr, "b": servers[1].Addr}})

@@ -178,31 +178,38 @@ func checkObtain(c *Client, keys []string, ttl time.Duration, opt *Options) erro
 	if c == nil || c.client == nil && c.quorum == nil {
 		return errNoClient
 	}
-	if c.quorum != nil && opt != nil && opt.FenceKey != "" {
-		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
-	}
-	if c.quorum != nil && opt != nil && opt.MinReplicas != 0 {
-		return fmt.Errorf("redislock: MinReplicas of %d with NewQuorum: the quorum takes the place of replicas", opt.MinReplicas)
-	}
 	if len(keys) == 0 {
 		return errors.New("redislock: no keys: name at least one")
 	}
 	if i := slices.Index(keys, ""); i >= 0 {
 		return fmt.Errorf("redislock: key %d of %d is empty: a lock needs a name", i+1, len(keys))
 	}
-	if opt != nil && slices.Contains(keys, opt.FenceKey) {
-		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", opt.FenceKey)
-	}
-	if opt != nil && opt.MinReplicas < 0 {
-		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", opt.MinReplicas)
-	}
-	if opt != nil && opt.FenceKey != "" {
-		keys = append(slices.Clip(keys), opt.FenceKey)
-	}
-	if err := c.checkTags(keys); err != nil {
+	if err := checkTTL(ttl); err != nil {
 		return err
 	}
-	return checkTTL(ttl)
+	if opt != nil {
+		if err := checkOptions(c, keys, opt); err != nil {
+			return err
+		}
+		if opt.FenceKey != "" {
+			keys = append(slices.Clip(keys), opt.FenceKey)
+		}
+	}
+	return c.checkTags(keys)
+}
+
+func checkOptions(c *Client, keys []string, opt *Options) error {
+	switch {
+	case slices.Contains(keys, opt.FenceKey):
+		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", opt.FenceKey)
+	case opt.MinReplicas < 0:
+		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", opt.MinReplicas)
+	case c.quorum != nil && opt.FenceKey != "":
+		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
+	case c.quorum != nil && opt.MinReplicas != 0:
+		return fmt.Errorf("redislock: MinReplicas of %d with NewQuorum: the quorum takes the place of replicas", opt.MinReplicas)
+	}
+	return nil
 }
 
 func checkTTL(ttl time.Duration) error {
