@@ -17,7 +17,7 @@ const (
 	inboxCheck = 3 * time.Second
 	// inboxRetry is the time between attempts to connect anew.
 	inboxRetry = 100 * time.Millisecond
-	// inboxRefused is that time after the server would not have the subscription.
+	// inboxRefused is that time if the server would not have the subscription.
 	inboxRefused = 10 * time.Second
 )
 
@@ -199,7 +199,11 @@ func (b *inbox) receive(pubsub *redis.PubSub) (wait time.Duration, again bool) {
 			if _, moved := redis.IsMovedError(err); moved || !refused(err) {
 				return inboxRetry, true
 			}
-			return inboxRefused, true
+			// The connection stays: it ends with its client, and that is noticed.
+			time.AfterFunc(inboxRefused, func() {
+				dead.Store(true)
+				_ = pubsub.Close()
+			})
 		case err != nil:
 			// It reconnects when asked again.
 			if failures++; failures > 1 {

@@ -509,6 +509,23 @@ func TestFairQueue_withoutChannels(t *testing.T) {
 	}
 }
 
+// Nothing is left of a client that was not let subscribe, once it is closed.
+func TestFairQueue_refusedAndClosed(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	require.NoError(t, rdb.Do(t.Context(), "acl", "setuser", "default", "resetchannels").Err())
+	client := redis.NewClient(&redis.Options{Addr: server.Addr})
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, client, "refused", fair(), results)
+	require.NoError(t, lock.Release(t.Context()))
+	result := receive(t, results)
+	require.NoError(t, result.err)
+	require.NoError(t, result.lock.Release(t.Context()))
+	require.NoError(t, client.Close())
+}
+
 func TestFairQueue_behindAPlainHolder(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()

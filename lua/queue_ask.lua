@@ -69,7 +69,7 @@ if not redis.call('zscore', KEYS[2], value) then
 end
 redis.call('hset', KEYS[3], value, digits(now + ARGV[4] * 1000) .. ' ' .. ttl .. ' ' .. ticket .. ' ' .. channel)
 -- Without a waiter for that long they go away by themselves.
-local unused = digits(ARGV[4] + 60000)
+local unused = digits(ARGV[4] + 10000)
 redis.call('pexpire', KEYS[2], unused)
 redis.call('pexpire', KEYS[3], unused)
 
