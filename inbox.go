@@ -235,7 +235,7 @@ func (b *inbox) confirm() {
 	b.askAll()
 }
 
-// askAll has all waiters ask, the first at once.
+// askAll has all waiters ask, one after the other.
 func (b *inbox) askAll() {
 	waiting.mu.Lock()
 	waiters := make([]*waiter, 0, len(b.waiters))

@@ -116,7 +116,7 @@ type waiter struct {
 	left       chan struct{} // closed once the leaving was answered
 	lingers    time.Duration // since epoch: until when a lost ask may still be under way
 	until      time.Duration // since epoch: when leaving is given up
-	retry      time.Duration // the last wait after a leave
+	retry      time.Duration // the last wait because of a failure, or to leave again
 }
 
 type waiterState int
@@ -169,44 +169,58 @@ func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration
 	w.listen()
 
 	held, err := w.ask(ctx)
-	var end <-chan time.Time // of the waiting, for contexts without a deadline
-	for !held && err == nil {
-		if end == nil {
-			stats.backoff.Add(1)
-			timer := time.NewTimer(ttl - (sinceEpoch() - w.since))
-			defer timer.Stop()
-			end = timer.C
-			if _, ok := ctx.Deadline(); ok {
-				end = make(chan time.Time)
-			}
-			w.enqueue()
-		}
-		select {
-		case turn := <-w.turn:
-			held, err = w.take(ctx, turn)
-		case <-ctx.Done():
-			w.leave(false)
-			w.awaitLeft()
-			return nil, true, errors.Join(ErrNotObtained, ctx.Err())
-		case <-end:
-			w.leave(false)
-			w.awaitLeft()
-			return nil, true, errors.Join(ErrNotObtained, context.DeadlineExceeded)
-		}
+	switch {
+	case err != nil:
+		canceled, err = w.fail(ctx, err)
+	case !held:
+		canceled, err = w.await(ctx)
 	}
 	if err != nil {
-		w.leave(!isUnconfirmed(err))
-		if isUnconfirmed(err) {
-			w.awaitLeft()
-		}
-		canceled, err = endedBy(ctx, err)
-		if canceled && end != nil {
-			err = errors.Join(ErrNotObtained, err)
-		}
 		return nil, canceled, err
 	}
 	w.serve()
 	return lock, false, nil
+}
+
+// await waits in the queue until the lock is held. If it fails it also reports whether
+// that is because the waiting had to end.
+func (w *waiter) await(ctx context.Context) (canceled bool, _ error) {
+	stats.backoff.Add(1)
+	var end <-chan time.Time // never, if the context has a deadline
+	if _, ok := ctx.Deadline(); !ok {
+		timer := time.NewTimer(w.ttl - (sinceEpoch() - w.since))
+		defer timer.Stop()
+		end = timer.C
+	}
+	w.enqueue()
+	for {
+		select {
+		case turn := <-w.turn:
+			held, err := w.take(ctx, turn)
+			if err != nil {
+				canceled, err = w.fail(ctx, err)
+				if canceled {
+					err = errors.Join(ErrNotObtained, err)
+				}
+				return canceled, err
+			}
+			if held {
+				return false, nil
+			}
+		case <-ctx.Done():
+			w.quit(false)
+			return true, errors.Join(ErrNotObtained, ctx.Err())
+		case <-end:
+			w.quit(false)
+			return true, errors.Join(ErrNotObtained, context.DeadlineExceeded)
+		}
+	}
+}
+
+// fail ends a waiter that met with an error. It returns what endedBy does.
+func (w *waiter) fail(ctx context.Context, err error) (canceled bool, _ error) {
+	w.quit(!isUnconfirmed(err))
+	return endedBy(ctx, err)
 }
 
 // ask asks from the caller's goroutine, and reports whether the lock is held.
@@ -428,8 +442,12 @@ func (w *waiter) leave(lost bool) {
 	}
 }
 
-// awaitLeft waits until the waiter has left, but not for long.
-func (w *waiter) awaitLeft() {
+// quit leaves, and waits until that is done, but not for long, and not if an ask was lost.
+func (w *waiter) quit(lost bool) {
+	w.leave(lost)
+	if lost {
+		return
+	}
 	timer := time.NewTimer(leaveGrace)
 	defer timer.Stop()
 	select {
@@ -497,7 +515,7 @@ func (w *waiter) answered(sent time.Duration, reply int64, err error) {
 	case err == nil && reply > 0:
 		w.tell(turn{sent: sent, fence: reply})
 	case err == nil:
-		w.failed = false
+		w.failed, w.retry = false, 0
 		w.wait(reply)
 	case refused(err) || errors.Is(err, redis.ErrClosed):
 		w.tell(turn{err: err})

@@ -66,9 +66,9 @@ var (
 var errNoClient = errors.New("redislock: no Redis client: give New or NewQuorum one that is not nil")
 
 // RedisClient is what a Client needs of go-redis. *redis.Client, *redis.ClusterClient,
-// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it. If it has Pipelined
-// and Subscribe as those do, these are used too; a wrapper should embed the client, not
-// an interface, so that it does not hide that it is one of a Cluster.
+// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it. Where it has
+// Pipelined, Subscribe and Info as those do, these are used too. A wrapper should embed the
+// client, not an interface, so that it does not hide that it is one of a Cluster.
 type RedisClient interface {
 	redis.Scripter
 }

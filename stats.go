@@ -22,7 +22,7 @@ type Stats struct {
 	// refreshes are among the latter.
 	Obtain, Release, Refresh Status
 
-	// Backoff counts the waits between two tries.
+	// Backoff counts the waits between two tries. A stay in a FairQueue is one.
 	Backoff int64
 
 	// Watchdog counts the locks that a watchdog began to refresh, WatchdogDone
