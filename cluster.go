@@ -104,42 +104,45 @@ func differentTags(keys []string) (one, other string, ok bool) {
 // subscriber returns the function to subscribe with to a channel on the node that the
 // channel's hash tag belongs to, and whether the channel is a sharded one. It is nil if
 // the client has none.
-func (c *Client) subscriber() (subscribe func(ctx context.Context, channel string) *redis.PubSub, sharded bool) {
+func (c *Client) subscriber() (subscribe subscribeFunc, sharded bool) {
 	switch client := c.client.(type) {
-	case interface {
-		clusterClient
-		SSubscribe(ctx context.Context, channels ...string) *redis.PubSub
-	}:
-		// A plain message would go to all nodes, and nobody would know how many have
-		// received it.
-		return func(ctx context.Context, channel string) *redis.PubSub {
-			return client.SSubscribe(ctx, channel)
-		}, true
 	case clusterClient:
-		return nil, false
+		// A plain message would go to all nodes, and nobody would know how many have
+		// received it. The master's own client does so also where the Cluster's is for
+		// reading from replicas.
+		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
+			node, err := client.MasterForKey(ctx, channel)
+			if err != nil {
+				return nil, err
+			}
+			return node.SSubscribe(ctx, channel), nil
+		}, true
 	case ringClient:
-		return func(ctx context.Context, channel string) *redis.PubSub {
+		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
 			node, err := client.GetShardClientForKey(channel)
 			if err != nil {
-				return nil
+				return nil, err
 			}
-			return node.Subscribe(ctx, channel)
+			return node.Subscribe(ctx, channel), nil
 		}, false
 	case *redis.Client:
-		return func(ctx context.Context, channel string) *redis.PubSub {
-			return client.Subscribe(ctx, channel)
+		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
+			return client.Subscribe(ctx, channel), nil
 		}, false
 	case interface {
 		Subscribe(ctx context.Context, channels ...string) *redis.PubSub
 		Info(ctx context.Context, sections ...string) *redis.StringCmd
 	}:
-		return func(ctx context.Context, channel string) *redis.PubSub {
+		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
 			// It may be the AutoPipeliner of a Cluster, or hide its client.
 			info, err := client.Info(ctx, "cluster").Result()
-			if err != nil || strings.Contains(info, "cluster_enabled:1") {
-				return nil
+			if err != nil && !refused(err) {
+				return nil, err
 			}
-			return client.Subscribe(ctx, channel)
+			if err != nil || strings.Contains(info, "cluster_enabled:1") {
+				return nil, errCannotSubscribe
+			}
+			return client.Subscribe(ctx, channel), nil
 		}, false
 	default:
 		return nil, false

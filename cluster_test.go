@@ -199,6 +199,24 @@ func TestSentinel_failover(t *testing.T) {
 	requireOrder(t, lock, results, 5*time.Second, names...)
 }
 
+// A client that reads from replicas must not wait for messages there.
+func TestCluster_readOnly(t *testing.T) {
+	cluster := redistest.StartCluster(t, true)
+	readOnly := func(o *redis.ClusterOptions) { o.ReadOnly = true }
+	master := cluster.Masters[cluster.MasterOf(key)].Client()
+	lock, err := redislock.Obtain(t.Context(), cluster.Client(readOnly), key, ttl, fair())
+	require.NoError(t, err)
+	results := make(chan obtained, 3)
+	names := []string{"first", "second", "third"}
+	for _, name := range names {
+		waitInLine(t, t.Context(), master, cluster.Client(readOnly), name, fair(), results)
+	}
+	require.Eventually(t, func() bool {
+		return len(master.PubSubShardChannels(t.Context(), "*").Val()) == len(names)
+	}, 10*time.Second, time.Millisecond)
+	requireOrder(t, lock, results, 900*time.Millisecond, names...)
+}
+
 // Clients that do not show that they are of a Cluster ask instead of waiting for messages.
 func TestCluster_hidden(t *testing.T) {
 	cluster := redistest.StartCluster(t, false)

@@ -31,9 +31,12 @@ type inbox struct {
 
 	// Guarded by waiting.mu.
 	waiters   map[uint64]*waiter
-	confirmed bool          // whether the subscription has been
-	since     time.Duration // since epoch: when it was last confirmed
+	served    map[uint64]struct{} // waiters that have their locks: a message may come twice
+	confirmed bool                // whether the subscription has been
+	since     time.Duration       // since epoch: when it was last confirmed
+	misheard  int                 // how often, since a message came
 	pubsub    *redis.PubSub
+	renew     func() // has the subscription replaced by another
 	idle      *time.Timer
 	closed    chan struct{}
 }
@@ -75,6 +78,7 @@ func openInbox(w *waiter) {
 			client:  w.lock.Client,
 			channel: kind + prefix + randomToken(),
 			waiters: make(map[uint64]*waiter),
+			served:  make(map[uint64]struct{}),
 			closed:  make(chan struct{}),
 		}
 		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
@@ -92,6 +96,12 @@ func (b *inbox) add(w *waiter) {
 	b.waiters[w.id] = w
 	w.inbox = b
 	b.idle.Stop()
+}
+
+// serve notes that a waiter has the lock, with waiting.mu held.
+func (b *inbox) serve(w *waiter) {
+	b.served[w.id] = struct{}{}
+	w.servedBy = b
 }
 
 // remove does away with a waiter, with waiting.mu held.
@@ -130,15 +140,30 @@ func (b *inbox) close() *redis.PubSub {
 	return b.pubsub
 }
 
+// A subscribeFunc subscribes to a channel. It returns errCannotSubscribe if that is
+// impossible for good.
+type subscribeFunc func(ctx context.Context, channel string) (*redis.PubSub, error)
+
+var errCannotSubscribe = errors.New("cannot subscribe")
+
 // run receives messages until the inbox is closed, or the Redis client is.
-func (b *inbox) run(subscribe func(ctx context.Context, channel string) *redis.PubSub) {
-	for again := true; again && !isClosed(b.closed); {
-		var wait time.Duration
-		wait, again = b.receive(subscribe(context.Background(), b.channel[1:]))
-		select {
-		case <-b.closed:
-		case <-time.After(wait):
+func (b *inbox) run(subscribe subscribeFunc) {
+	ctx := context.Background()
+	for !isClosed(b.closed) {
+		pubsub, err := subscribe(ctx, b.channel[1:])
+		if err == nil {
+			err = b.receive(pubsub)
 		}
+		if errors.Is(err, errCannotSubscribe) || errors.Is(err, redis.ErrClosed) {
+			break
+		}
+		if err != nil {
+			select {
+			case <-b.closed:
+			case <-time.After(inboxRetry):
+			}
+		}
+		b.client.lookForNodes(ctx)
 	}
 	// If the Redis client was closed the waiters will hear of it when they ask.
 	waiting.mu.Lock()
@@ -147,22 +172,23 @@ func (b *inbox) run(subscribe func(ctx context.Context, channel string) *redis.P
 	b.askAll()
 }
 
-// receive receives messages. It reports whether and when to subscribe anew. Without a
-// subscription there is nothing to receive.
-func (b *inbox) receive(pubsub *redis.PubSub) (wait time.Duration, again bool) {
-	if pubsub == nil {
-		return 0, false
-	}
+// receive receives messages until the subscription has to be replaced by another, or has
+// failed: then it returns why.
+func (b *inbox) receive(pubsub *redis.PubSub) error {
 	defer pubsub.Close()
+	var heard, dead atomic.Bool
+	renew := func() {
+		dead.Store(true)
+		_ = pubsub.Close()
+	}
 	waiting.mu.Lock()
-	b.pubsub = pubsub
+	b.pubsub, b.renew = pubsub, renew
 	b.confirmed = false
 	closed := isClosed(b.closed)
 	waiting.mu.Unlock()
 	if closed {
-		return 0, false
+		return nil
 	}
-	var heard, dead atomic.Bool
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -182,8 +208,7 @@ func (b *inbox) receive(pubsub *redis.PubSub) (wait time.Duration, again bool) {
 			case <-ticker.C:
 			}
 			if !heard.Load() {
-				dead.Store(true)
-				_ = pubsub.Close()
+				renew()
 				return
 			}
 		}
@@ -192,18 +217,20 @@ func (b *inbox) receive(pubsub *redis.PubSub) (wait time.Duration, again bool) {
 		message, err := pubsub.Receive(context.Background())
 		switch {
 		case dead.Load():
-			return 0, true
+			return nil
 		case errors.Is(err, redis.ErrClosed):
-			return 0, false
+			if b.client.sharded() {
+				return errNodeClosed // and perhaps not the client of all nodes
+			}
+			return err
 		case err != nil && answered(err):
 			if _, moved := redis.IsMovedError(err); moved || !refused(err) {
-				return inboxRetry, true
+				return err
 			}
 			// The connection stays: it ends with its client, and that is noticed.
-			time.AfterFunc(inboxRefused, func() {
-				dead.Store(true)
-				_ = pubsub.Close()
-			})
+			time.AfterFunc(inboxRefused, renew)
+		case err != nil && b.client.sharded():
+			return err // the node may not be the one for the key any more
 		case err != nil:
 			// It reconnects when asked again.
 			if failures++; failures > 1 {
@@ -216,13 +243,36 @@ func (b *inbox) receive(pubsub *redis.PubSub) (wait time.Duration, again bool) {
 		switch message := message.(type) {
 		case *redis.Subscription:
 			if message.Kind == "sunsubscribe" {
-				return 0, true // the slot was moved to another node
+				return nil // the slot was moved to another node
 			}
 			b.confirm()
 		case *redis.Message:
 			b.deliver(message.Payload)
 		}
 	}
+}
+
+var errNodeClosed = errors.New("the node's client was closed")
+
+// mishear notes that, after an ask, the server of the queue had nobody listening, with
+// waiting.mu held. The connection is broken, or it is one to another server: after a
+// failover it may be to a replica, which passes on messages that nobody counts.
+func (b *inbox) mishear(asked time.Duration) {
+	if !b.confirmed || asked < b.since {
+		return // that was before the subscription
+	}
+	b.confirmed = false
+	wait := min(inboxRetry<<min(b.misheard, 10), inboxRefused)
+	b.misheard++
+	renew := b.renew
+	time.AfterFunc(wait, func() {
+		waiting.mu.Lock()
+		confirmed := b.confirmed
+		waiting.mu.Unlock()
+		if !confirmed {
+			renew()
+		}
+	})
 }
 
 // confirm notes that messages arrive from now on. Those before are lost, if the
@@ -264,10 +314,12 @@ func (b *inbox) deliver(message string) {
 	}
 	waiting.mu.Lock()
 	w := b.waiters[h.id]
-	known := w != nil && w.lock.text() == h.value && w.keys[0] == h.key
-	if known {
+	_, known := b.served[h.id]
+	known = known || w != nil && w.lock.text() == h.value && w.keys[0] == h.key
+	if known && w != nil {
 		w.tell(turn{sent: h.sent, told: true})
 	}
+	b.misheard = 0
 	waiting.mu.Unlock()
 	if !known {
 		absent(b.client, h).leave(false)

@@ -208,6 +208,9 @@ func (l *Lock) lose(cause error) {
 func (l *Lock) lost(cause error) {
 	stats.lost.Add(1)
 	l.log().Error("redislock: lock lost", "keys", l.keys, "error", cause)
+	if l.waiter != nil {
+		l.waiter.forget()
+	}
 	if l.watch != nil && l.watch.ticking != nil {
 		l.watch.ticking.remove()
 	}

@@ -27,6 +27,8 @@ const (
 	// leaveGrace is how long a caller whose waiting is over stays until it is out of
 	// the queue.
 	leaveGrace = 250 * time.Millisecond
+	// unheard is what a reply is less if nobody listens to the waiter's channel.
+	unheard = 1e15
 	// maxLeaving is how many failed calls are taken out of queues at a time.
 	maxLeaving = 4096
 )
@@ -108,6 +110,7 @@ type waiter struct {
 	// Guarded by waiting.mu.
 	id         uint64
 	inbox      *inbox // nil if no message can come
+	servedBy   *inbox // that it had when it was served; nil once the lock has ended
 	state      waiterState
 	asked      bool          // whether an ask ended that may have come after the release
 	holderEnds time.Duration // since epoch: when the TTL of the lock's holder will be over
@@ -233,7 +236,7 @@ func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
 	if reply <= 0 {
 		waiting.mu.Lock()
 		defer waiting.mu.Unlock()
-		w.wait(reply)
+		w.wait(call.sent, reply)
 		return false, nil
 	}
 	return w.hold(ctx, call.sent, reply)
@@ -286,7 +289,13 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 }
 
 // wait takes in a reply that says to wait, with waiting.mu held.
-func (w *waiter) wait(reply int64) {
+func (w *waiter) wait(sent time.Duration, reply int64) {
+	if reply <= -unheard {
+		reply += unheard
+		if w.inbox != nil {
+			w.inbox.mishear(sent)
+		}
+	}
 	w.holderEnds = sinceEpoch() + time.Duration(-reply)*time.Millisecond + time.Millisecond
 }
 
@@ -380,6 +389,9 @@ func (w *waiter) leaveCall() call {
 // serve ends the waiting of a waiter that has the lock.
 func (w *waiter) serve() {
 	defer lockWaiter()()
+	if w.inbox != nil {
+		w.inbox.serve(w)
+	}
 	w.unlist(served)
 	w.stop()
 }
@@ -500,12 +512,23 @@ func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 
 // released notes that the lock was given back, or that it was tried.
 func (w *waiter) released() {
+	w.forget()
 	waiting.mu.Lock()
 	w.state = gone
 	asked := w.asked
 	waiting.mu.Unlock()
 	if asked {
 		w.leave(false)
+	}
+}
+
+// forget has the inbox not know the waiter any more, whose lock has ended.
+func (w *waiter) forget() {
+	waiting.mu.Lock()
+	defer waiting.mu.Unlock()
+	if w.servedBy != nil {
+		delete(w.servedBy.served, w.id)
+		w.servedBy = nil
 	}
 }
 
@@ -516,7 +539,7 @@ func (w *waiter) answered(sent time.Duration, reply int64, err error) {
 		w.tell(turn{sent: sent, fence: reply})
 	case err == nil:
 		w.failed, w.retry = false, 0
-		w.wait(reply)
+		w.wait(sent, reply)
 	case refused(err) || errors.Is(err, redis.ErrClosed):
 		w.tell(turn{err: err})
 	case !w.failed:

@@ -447,6 +447,48 @@ func TestFairQueue_messageLost(t *testing.T) {
 	requireOrder(t, lock, results, 3*time.Second, "deaf", "last")
 }
 
+// A replica passes on messages that the master does not count. One that hears of its turn
+// there and one that is served in its place would hold the lock at a time.
+func TestFairQueue_subscribedAtAReplica(t *testing.T) {
+	replicated := redistest.StartReplicas(t)
+	rdb := replicated.Master.Client()
+	astray := listener{Client: replicated.Master.Client(), messages: replicated.Replicas[0].Client()}
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 2)
+	waitInLine(t, t.Context(), rdb, astray, "astray", fair(), results)
+	waitInLine(t, t.Context(), rdb, rdb, "last", fair(), results)
+	awaitChannels(t, rdb, 1)
+	awaitListeners(t, replicated.Replicas[0].Client(), 1)
+	requireOrder(t, lock, results, 3*time.Second, "astray", "last")
+}
+
+// Where the connection of a subscription is replaced, a message may come by both.
+func TestFairQueue_messageTwice(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "waiter", fair(), results)
+	awaitChannels(t, rdb, 1)
+	channel := rdb.PubSubChannels(t.Context(), "redislock:*").Val()[0]
+	tap := rdb.Subscribe(t.Context(), channel)
+	defer tap.Close()
+	_, err := tap.Receive(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, lock.Release(t.Context()))
+	result := receive(t, results)
+	require.NoError(t, result.err)
+	message, err := tap.ReceiveMessage(t.Context())
+	require.NoError(t, err)
+	for range 3 {
+		require.NoError(t, rdb.Publish(t.Context(), channel, message.Payload).Err())
+	}
+	require.Never(t, func() bool { return rdb.Get(t.Context(), key).Val() != result.lock.Token() },
+		300*time.Millisecond, 10*time.Millisecond, "the lock is its own until it releases it")
+	require.NoError(t, result.lock.Release(t.Context()))
+	awaitNoKeys(t, rdb)
+}
+
 func TestFairQueue_serverRestarts(t *testing.T) {
 	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "always")
 	rdb := server.Client()

@@ -18,14 +18,26 @@ local function digits(number)
 	return string.format('%.0f', number)
 end
 
--- Tells a waiter that the lock is its own now. The channel's first letter tells
--- sharded channels from plain ones. That nobody listens means that the waiter's
--- process is gone, or is reconnecting. An error, for want of the permission to
--- publish, must not keep a holder from releasing: the waiter will ask again.
+-- How many listen to a channel, by this server. A channel's first letter tells sharded
+-- ones from plain ones. An error, for want of a permission, is a table.
+local function listeners(channel)
+	local numsub = string.sub(channel, 1, 1) == 's' and 'shardnumsub' or 'numsub'
+	local counts = redis.pcall('pubsub', numsub, string.sub(channel, 2))
+	return counts[2] or counts
+end
+
+-- Tells a waiter that the lock is its own now, and reports whether that can be. That
+-- nobody listens means that the waiter's process is gone, or is reconnecting. Then
+-- nothing must be sent: a subscriber at a replica would receive it uncounted, and
+-- believe it while the next has the lock. An error, for want of a permission, must not
+-- keep a holder from releasing: the waiter will ask again.
 local function tell(value, ticket, channel)
+	if listeners(channel) == 0 then
+		return false
+	end
 	local publish = string.sub(channel, 1, 1) == 's' and 'spublish' or 'publish'
-	local message = ticket .. ' ' .. #KEYS[1] .. ' ' .. KEYS[1] .. value
-	return redis.pcall(publish, string.sub(channel, 2), message) ~= 0
+	redis.pcall(publish, string.sub(channel, 2), ticket .. ' ' .. #KEYS[1] .. ' ' .. KEYS[1] .. value)
+	return true
 end
 
 -- Gives the lock to the first waiter that is alive, and returns its value; nil if

@@ -11,7 +11,8 @@
 --          sharded one; '' if there is none
 --
 -- Reply: the fencing token, or 1 without a counter, if the lock is held by the
--- token now. Else, negative or 0, how many milliseconds the holder's TTL has left.
+-- token now. Else, negative or 0, how many milliseconds the holder's TTL has left,
+-- less 1e15 if nobody listens to the channel at this server.
 
 local value, ttl, length = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local waited, ticket, channel = tonumber(ARGV[5]), ARGV[6], ARGV[7]
@@ -57,6 +58,12 @@ if holder and string.sub(holder, 1, length) == string.sub(value, 1, length) then
 	return fence(new)
 end
 
+-- Such a waiter is not passed over: it asks soon.
+local unheard = channel ~= '' and listeners(channel) == 0
+if unheard then
+	channel = ''
+end
+
 local now = time()
 if not redis.call('zscore', KEYS[2], value) then
 	local since = now - waited
@@ -85,4 +92,10 @@ if not holder then
 	end
 end
 local left = redis.call('pttl', KEYS[1])
-return left < 0 and -3600000 or -left
+if left < 0 then
+	left = 3600000
+end
+if unheard then
+	left = left + 1e15
+end
+return -left

@@ -149,6 +149,38 @@ func (c *Cluster) AwaitFailover(i int) {
 	})
 }
 
+// FailOver kills the master of that index, waits until its replica has taken its place,
+// and starts it again as the replica.
+func (c *Cluster) FailOver(i int) {
+	c.t.Helper()
+	old := c.Masters[i]
+	old.Kill()
+	c.AwaitFailover(i)
+	old.Restart()
+	c.Masters[i], c.Replicas[i] = c.Replicas[i], old
+	old.awaitInfo("master_link_status:up")
+	c.Masters[i].awaitInfo("connected_slaves:1")
+}
+
+// Owner returns the master that has the key's slot.
+func (c *Cluster) Owner(key string) *Server {
+	c.t.Helper()
+	slot := int(c.slot(key))
+	for _, master := range c.Masters {
+		client := master.Client()
+		ranges, err := client.ClusterSlots(context.Background()).Result()
+		_ = client.Close()
+		require.NoError(c.t, err)
+		for _, r := range ranges {
+			if r.Start <= slot && slot <= r.End && r.Nodes[0].Addr == master.Addr {
+				return master
+			}
+		}
+	}
+	c.t.Fatalf("no master has slot %d of key %q", slot, key)
+	return nil
+}
+
 func (s *Server) clusterID() string {
 	s.t.Helper()
 	id, err := s.Client().Do(context.Background(), "cluster", "myid").Text()

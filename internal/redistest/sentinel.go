@@ -3,6 +3,7 @@ package redistest
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -67,7 +68,7 @@ port %[1]s
 dir %[2]s
 sentinel monitor %[3]s 127.0.0.1 %[4]s 2
 sentinel down-after-milliseconds %[3]s 500
-sentinel failover-timeout %[3]s 5000
+sentinel failover-timeout %[3]s 2000
 `, sentinel.port(), t.TempDir(), masterName, master.port()), 0o600))
 	sentinel.args = []string{config, "--sentinel"}
 	sentinel.Restart()
@@ -87,4 +88,56 @@ func (r *Replicated) Client(changes ...func(*redis.FailoverOptions)) *redis.Clie
 	client := redis.NewFailoverClient(options)
 	r.t.Cleanup(func() { _ = client.Close() })
 	return client
+}
+
+// FailOver kills the master, waits until the Sentinels have replaced it by a replica, and
+// starts it again as one.
+func (r *Replicated) FailOver() {
+	r.t.Helper()
+	r.failOver(r.Master.Kill, r.Master.Restart)
+}
+
+// FailOverStopped stops the master until it has been replaced. When it goes on it takes
+// itself for the master for a moment.
+func (r *Replicated) FailOverStopped() {
+	r.t.Helper()
+	r.failOver(r.Master.Pause, r.Master.Resume)
+}
+
+func (r *Replicated) failOver(fail, comeBack func()) {
+	r.t.Helper()
+	old := r.Master
+	fail()
+	var elected string
+	for _, sentinel := range r.Sentinels {
+		client := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
+		defer client.Close()
+		require.Eventually(r.t, func() bool {
+			addr, err := client.GetMasterAddrByName(context.Background(), masterName).Result()
+			if err != nil {
+				return false
+			}
+			elected = net.JoinHostPort(addr[0], addr[1])
+			return elected != old.Addr
+		}, startTimeout, 10*time.Millisecond, "the Sentinels have a new master")
+	}
+	r.promote(elected)
+	r.Master.awaitInfo("role:master")
+	comeBack()
+	admin := old.Client()
+	defer admin.Close()
+	require.NoError(r.t, admin.SlaveOf(context.Background(), "127.0.0.1", r.Master.port()).Err())
+	r.Master.awaitInfo("connected_slaves:2")
+	for _, replica := range r.Replicas {
+		replica.awaitInfo("master_link_status:up")
+	}
+}
+
+// promote notes that the server at that address is the master now.
+func (r *Replicated) promote(addr string) {
+	for i, replica := range r.Replicas {
+		if replica.Addr == addr {
+			r.Master, r.Replicas[i] = replica, r.Master
+		}
+	}
 }
