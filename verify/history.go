@@ -3,132 +3,155 @@ package verify
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
-
-	"github.com/anishathalye/porcupine"
 )
 
-// A hold is what a worker saw of one lock, by one monotonic clock.
-type hold struct {
-	worker   int
-	key      string
-	token    string
-	fence    int64
-	called   time.Time // Obtain was called
-	obtained time.Time // it returned
-	ended    time.Time // the holder ceased to believe: Done closed, or Release was called
+// A turn is what a worker did and saw of one lock. Times are of clock.
+type turn struct {
+	Worker     int
+	Key        string
+	Obtain     call
+	Refused    bool `json:",omitempty"` // the lock was not to be had in time
+	Token      string
+	Fence      int64         `json:",omitempty"`
+	Refresh    call          // zero if there was none
+	ValidUntil time.Duration // when the holding was over
+	Done       time.Duration `json:",omitempty"` // when it was seen that Done had closed; 0 if it was open
+	Release    call          // zero if the worker behaved as if it had crashed
+
+	Late time.Duration `json:",omitempty"` // how long after ValidUntil Done closed, although the process was running
+	Lost string        `json:",omitempty"` // why a watched lock was lost, although process and Redis were running
 }
 
+// A call is from when to when a method ran, and how it ended.
+type call struct {
+	From, To time.Duration
+	Err      string `json:",omitempty"`
+}
+
+func (c call) made() bool { return c.To != 0 }
+
+// obtained reports whether the worker could do anything under the lock.
+func (t turn) obtained() bool {
+	return t.Token != "" && t.Obtain.To < t.ended()
+}
+
+// ended is when the holder ceased to believe: it called Release, or Done closed. That is
+// seen a bit later than it happens; Late is checked by itself.
+func (t turn) ended() time.Duration {
+	end := t.ValidUntil
+	if t.Done != 0 {
+		end = min(end, t.Done)
+	}
+	if t.Release.made() {
+		end = min(end, t.Release.From)
+	}
+	return end
+}
+
+func (t turn) String() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%14.6f worker %d obtains in %v", t.Obtain.From.Seconds(), t.Worker, t.Obtain.To-t.Obtain.From)
+	if t.Token == "" {
+		return s.String() + ": " + t.Obtain.Err
+	}
+	fmt.Fprintf(&s, " %.6s", t.Token)
+	if t.Fence != 0 {
+		fmt.Fprintf(&s, " with fencing token %d", t.Fence)
+	}
+	if t.Refresh.made() {
+		fmt.Fprintf(&s, ", refreshes at %.6f (%s)", t.Refresh.To.Seconds(), t.Refresh.Err)
+	}
+	fmt.Fprintf(&s, ", holds from %.6f to %.6f", t.Obtain.To.Seconds(), t.ended().Seconds())
+	if t.Release.made() {
+		fmt.Fprintf(&s, ", releases at %.6f (%s)", t.Release.To.Seconds(), t.Release.Err)
+	}
+	return s.String()
+}
+
+// A history is all turns, in the order in which they ended.
 type history struct {
 	mu    sync.Mutex
-	holds []hold
+	turns []turn
 }
 
-func (h *history) add(hold hold) {
+func (h *history) add(t turn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.holds = append(h.holds, hold)
+	h.turns = append(h.turns, t)
 }
 
-// byKey returns the holds of each key in the order in which they were obtained.
-func (h *history) byKey() map[string][]hold {
+// byKey returns the turns with each key's lock in the order in which it was obtained.
+func (h *history) byKey() map[string][]turn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	keys := make(map[string][]hold)
-	for _, hold := range h.holds {
-		keys[hold.key] = append(keys[hold.key], hold)
+	keys := make(map[string][]turn)
+	for _, t := range h.turns {
+		if t.obtained() {
+			keys[t.Key] = append(keys[t.Key], t)
+		}
 	}
-	for _, holds := range keys {
-		slices.SortFunc(holds, func(a, b hold) int { return a.obtained.Compare(b.obtained) })
+	for _, turns := range keys {
+		slices.SortFunc(turns, func(a, b turn) int { return int(a.Obtain.To - b.Obtain.To) })
 	}
 	return keys
 }
 
-// An event is an operation of the lock model: a token obtains the lock, or its holder
-// ceases to believe in it.
-type event struct {
-	token string
-	ends  bool
-}
-
-// lockModel is a lock with a lease: from the return of Obtain its holder may act until the
-// lease ends, and meanwhile nobody else obtains it.
-var lockModel = porcupine.Model{
-	Init: func() any { return "" },
-	Step: func(state, input, output any) (bool, any) {
-		e := input.(event)
-		if e.ends {
-			return state == e.token, ""
-		}
-		return state == "", e.token
-	},
-	DescribeOperation: func(input, output any) string {
-		e := input.(event)
-		if e.ends {
-			return fmt.Sprintf("%.6s ends", e.token)
-		}
-		return fmt.Sprintf("%.6s obtains", e.token)
-	},
-	DescribeState: func(state any) string {
-		if state == "" {
-			return "free"
-		}
-		return fmt.Sprintf("held by %.6s", state)
-	},
-}
-
-// operations returns a key's history as porcupine takes it.
-func operations(holds []hold, epoch time.Time) []porcupine.Operation {
-	var ops []porcupine.Operation
-	for _, h := range holds {
-		if !h.ended.After(h.obtained) {
-			continue // over before its holder could do anything
-		}
-		ended := h.ended.Sub(epoch).Nanoseconds()
-		ops = append(ops,
-			porcupine.Operation{
-				ClientId: h.worker, Input: event{token: h.token},
-				Call: h.called.Sub(epoch).Nanoseconds(), Return: h.obtained.Sub(epoch).Nanoseconds(),
-			},
-			porcupine.Operation{
-				ClientId: h.worker, Input: event{token: h.token, ends: true},
-				Call: ended, Return: ended,
-			})
-	}
-	return ops
-}
-
-// overlap returns two holders of a key that believed at the same time, if there are any.
-func overlap(holds []hold) (one, other hold, found bool) {
-	var last hold // the one that ends last so far
-	for _, h := range holds {
-		if !h.ended.After(h.obtained) {
-			continue
-		}
-		if last.ended.After(h.obtained) {
-			return last, h, true
-		}
-		if h.ended.After(last.ended) {
-			last = h
-		}
-	}
-	return hold{}, hold{}, false
-}
-
-// fencesOutOfOrder returns two holders of a key of whom the later has no greater fencing
-// token, if there are any.
-func fencesOutOfOrder(holds []hold) (one, other hold, found bool) {
-	for i, later := range holds {
-		// Who returned before the later one asked was served before it.
-		for j := i - 1; j >= 0 && later.fence > 0; j-- {
-			if earlier := holds[j]; earlier.obtained.Before(later.called) {
-				if earlier.fence >= later.fence {
-					return earlier, later, true
-				}
-				break
+// operations counts the calls.
+func (h *history) operations() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, t := range h.turns {
+		for _, c := range []call{t.Obtain, t.Refresh, t.Release} {
+			if c.made() {
+				n++
 			}
 		}
 	}
-	return hold{}, hold{}, false
+	return n
+}
+
+// servedSince reports whether the styles' keys were obtained since then: where callers
+// wait in order by each worker, else by somebody, since nobody promises more to who polls.
+func (h *history) servedSince(since time.Duration, styles []style, workers int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	served := make(map[string]map[int]bool)
+	for _, t := range h.turns {
+		if t.obtained() && t.Obtain.To > since {
+			if served[t.Key] == nil {
+				served[t.Key] = make(map[int]bool)
+			}
+			served[t.Key][t.Worker] = true
+		}
+	}
+	for _, style := range styles {
+		for k := range style.keys {
+			n := len(served[style.key(k)])
+			if n == 0 || style.fair() && n < workers {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// around returns the turns of a key that touch a time, and what happened shortly before and
+// after.
+func (h *history) around(key string, at time.Duration) string {
+	const margin, most = lockTTL / 2, 60
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var lines []string
+	for _, t := range h.turns {
+		last := max(t.Obtain.To, t.Release.To, t.Done)
+		if t.Key == key && t.Obtain.From < at+margin && last > at-margin && len(lines) < most {
+			lines = append(lines, t.String())
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }

@@ -7,85 +7,103 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/bsm/redislock"
-	"github.com/redis/go-redis/v9"
 )
-
-// A style is a way of using locks. Each has keys of its own.
-type style struct {
-	name string
-	keys int
-	opt  func(key string, watchdog redislock.Watchdog) *redislock.Options
-}
-
-func (s style) fair() bool {
-	return strings.HasPrefix(s.name, "fair")
-}
-
-var styles = []style{
-	{"plain", 2, func(key string, watchdog redislock.Watchdog) *redislock.Options {
-		return &redislock.Options{RetryStrategy: redislock.LinearBackoff(10 * time.Millisecond)}
-	}},
-	{"watched", 2, func(key string, watchdog redislock.Watchdog) *redislock.Options {
-		return &redislock.Options{RetryStrategy: redislock.LinearBackoff(10 * time.Millisecond), Watchdog: watchdog}
-	}},
-	{"fair", 2, func(key string, watchdog redislock.Watchdog) *redislock.Options {
-		return &redislock.Options{RetryStrategy: redislock.FairQueue()}
-	}},
-	{"fair, fenced and watched", 1, func(key string, watchdog redislock.Watchdog) *redislock.Options {
-		return &redislock.Options{RetryStrategy: redislock.FairQueue(), FenceKey: "{" + key + "}:fence", Watchdog: watchdog}
-	}},
-	{"fenced", 1, func(key string, watchdog redislock.Watchdog) *redislock.Options {
-		return &redislock.Options{RetryStrategy: redislock.LinearBackoff(10 * time.Millisecond), FenceKey: "{" + key + "}:fence"}
-	}},
-}
 
 // lockTTL is short, so that faults outlast it.
 const lockTTL = time.Second
 
-// A workload is independent clients that obtain, hold, refresh and release locks of all
-// styles, and write down what they see.
-type workload struct {
-	history   history
-	clients   []*redis.Client
-	watchdog  *redislock.TickWatchdog
-	stop      chan struct{}
-	workers   sync.WaitGroup
-	failures  atomic.Int64
-	lastError atomic.Pointer[error]
+// A style is a way of using locks. Each has keys of its own.
+type style struct {
+	name      string // says what opt has
+	keys      int
+	confirmed bool // by so many replicas that a failover cannot lose the lock
+	opt       redislock.Options
 }
 
-// startWorkload starts a worker of each client for each key.
-func startWorkload(seed uint64, clients []*redis.Client) *workload {
+func (s style) key(i int) string {
+	return fmt.Sprintf("%s %d", s.name, i)
+}
+
+func (s style) fair() bool    { return strings.Contains(s.name, "fair") }
+func (s style) fenced() bool  { return strings.Contains(s.name, "fenced") }
+func (s style) watched() bool { return strings.Contains(s.name, "watched") }
+
+// options returns the options for one of the style's keys.
+func (s style) options(key string, watchdog redislock.Watchdog) *redislock.Options {
+	opt := s.opt
+	if opt.RetryStrategy == nil {
+		opt.RetryStrategy = redislock.LinearBackoff(10 * time.Millisecond)
+	}
+	if s.fair() {
+		opt.RetryStrategy = redislock.FairQueue()
+	}
+	if s.fenced() {
+		opt.FenceKey = "{" + key + "}:fence"
+	}
+	if s.watched() {
+		opt.Watchdog = watchdog
+	}
+	return &opt
+}
+
+// A workload is clients that obtain, hold, refresh and release locks of all styles, and
+// note what they see.
+type workload struct {
+	note     func(turn)
+	clients  []client
+	watchdog *redislock.TickWatchdog
+	stop     chan struct{}
+	workers  sync.WaitGroup
+	still    chan struct{} // stops the pulses
+	pulses   sync.WaitGroup
+	running  *pulse // of this process
+	answered *pulse // of Redis
+}
+
+// startWorkload starts a worker of each client for each key of the styles. Workers are
+// numbered from first.
+func startWorkload(d service, first, clients int, seed uint64, note func(turn)) *workload {
 	w := &workload{
-		clients:  clients,
+		note:     note,
 		watchdog: redislock.NewTickWatchdog(0),
 		stop:     make(chan struct{}),
+		still:    make(chan struct{}),
 	}
-	for i, client := range clients {
-		for s, style := range styles {
+	pinger := d.connect()
+	w.clients = append(w.clients, pinger)
+	w.running = startPulse(w.still, &w.pulses, func() error { return nil })
+	w.answered = startPulse(w.still, &w.pulses, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), hiccup)
+		defer cancel()
+		return pinger.answers(ctx)
+	})
+	for i := first; i < first+clients; i++ {
+		locker := d.connect()
+		w.clients = append(w.clients, locker)
+		for s, style := range d.styles() {
 			for k := range style.keys {
-				key := fmt.Sprintf("%s %d", style.name, k)
 				random := rand.New(rand.NewPCG(seed, uint64(i*1000+s*100+k)))
-				w.workers.Go(func() { w.work(i, client, key, style, random) })
+				w.workers.Go(func() { w.work(i, locker.Client, style.key(k), style, random) })
 			}
 		}
 	}
 	return w
 }
 
-func (w *workload) work(id int, client *redis.Client, key string, style style, random *rand.Rand) {
-	locker := redislock.New(client)
+func (w *workload) work(worker int, locker *redislock.Client, key string, style style, random *rand.Rand) {
 	for {
 		select {
 		case <-w.stop:
 			return
 		default:
 		}
-		if err := w.turn(id, locker, key, style.opt(key, w.watchdog), random); err != nil {
+		turn := turn{Worker: worker, Key: key}
+		w.turn(&turn, locker, style.options(key, w.watchdog), random)
+		w.note(turn)
+		if turn.Obtain.Err != "" && !turn.Refused {
 			// Redis is away. Not all at once when it is back.
 			time.Sleep(time.Duration(random.IntN(50)) * time.Millisecond)
 		}
@@ -93,75 +111,83 @@ func (w *workload) work(id int, client *redis.Client, key string, style style, r
 }
 
 // turn is one lock, from obtaining to releasing.
-func (w *workload) turn(id int, locker *redislock.Client, key string, opt *redislock.Options, random *rand.Rand) error {
+func (w *workload) turn(t *turn, locker *redislock.Client, opt *redislock.Options, random *rand.Rand) {
 	wait := 5 * time.Second
 	if random.IntN(10) == 0 {
 		wait = time.Duration(random.IntN(100)) * time.Millisecond // gives up while waiting
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), wait)
 	defer cancel()
-	called := time.Now()
-	lock, err := locker.Obtain(ctx, key, lockTTL, opt)
-	if err != nil {
-		w.failures.Add(1)
-		if errors.Is(err, redislock.ErrNotObtained) {
-			return nil
-		}
-		w.lastError.Store(&err)
+	var lock *redislock.Lock
+	t.Obtain = record(func() (err error) {
+		lock, err = locker.Obtain(ctx, t.Key, lockTTL, opt)
+		t.Refused = errors.Is(err, redislock.ErrNotObtained)
 		return err
+	})
+	if lock == nil {
+		return
 	}
-	h := hold{worker: id, key: key, token: lock.Token(), fence: lock.FenceToken(), called: called, obtained: time.Now()}
+	t.Token, t.Fence = lock.Token(), lock.FenceToken()
 
 	held := time.Duration(random.IntN(4)) * time.Millisecond
-	switch random.IntN(20) {
+	switch random.IntN(50) {
 	case 0:
 		held = lockTTL * 3 / 2 // a watched lock outlives this, another expires
-	case 1:
-		_ = lock.Refresh(ctx, lockTTL, nil)
+	case 1, 2:
+		t.Refresh = record(func() error { return lock.Refresh(ctx, lockTTL, nil) })
 	}
 	select {
 	case <-lock.Done():
 	case <-time.After(held):
 	}
-	h.ended = time.Now()
-	if opt.Watchdog != nil || random.IntN(30) > 0 { // else it crashes
-		releasing, cancel := context.WithTimeout(context.Background(), time.Second)
-		_ = lock.Release(releasing)
-		cancel()
-	} else {
+	crash := opt.Watchdog == nil && random.IntN(50) == 0
+	if crash {
 		<-lock.Done()
 	}
-	// The very moment at which it ended, which may be before this goroutine saw it.
-	if until := lock.ValidUntil(); until.Before(h.ended) {
-		h.ended = until
+	t.ValidUntil = onClock(lock.ValidUntil())
+	select {
+	case <-lock.Done():
+		t.Done = clock()
+		w.judgeEnd(t, lock, opt)
+	default:
 	}
-	w.history.add(h)
-	return nil
+	if !crash {
+		releasing, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		t.Release = record(func() error { return lock.Release(releasing) })
+	}
 }
 
-// allServedSince reports whether each client had a turn since then with each key that is
-// waited for in order. Where callers poll nobody promises that.
-func (w *workload) allServedSince(since time.Time) bool {
-	served := make(map[string]bool)
-	keys := 0
-	for _, style := range styles {
-		if style.fair() {
-			keys += style.keys
-		}
+// judgeEnd notes what was wrong with the end of a lock that was not released.
+func (w *workload) judgeEnd(t *turn, lock *redislock.Lock, opt *redislock.Options) {
+	late := t.Done - t.ValidUntil
+	if late > hiccup && w.running.steadySince(t.ValidUntil-hiccup) {
+		t.Late = late
 	}
-	w.history.mu.Lock()
-	defer w.history.mu.Unlock()
-	for _, h := range w.history.holds {
-		if h.obtained.After(since) && strings.HasPrefix(h.key, "fair") {
-			served[fmt.Sprint(h.worker, h.key)] = true
-		}
+	cause := context.Cause(lock.Context(context.Background()))
+	since := t.Done - 2*lockTTL
+	if opt.Watchdog != nil && w.running.steadySince(since) && w.answered.steadySince(since) {
+		t.Lost = cause.Error()
 	}
-	return len(served) == keys*len(w.clients)
 }
 
-// end stops the workers and waits for them.
+func record(do func() error) call {
+	c := call{From: clock()}
+	if err := do(); err != nil {
+		c.Err = err.Error()
+	}
+	c.To = clock()
+	return c
+}
+
+// end has the workers end their turns and waits for them.
 func (w *workload) end() {
 	close(w.stop)
 	w.workers.Wait()
+	close(w.still)
+	w.pulses.Wait()
 	w.watchdog.Stop()
+	for _, client := range w.clients {
+		client.close()
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,36 +109,60 @@ func (r *Replicated) failOver(fail, comeBack func()) {
 	r.t.Helper()
 	old := r.Master
 	fail()
-	var elected string
-	for _, sentinel := range r.Sentinels {
-		client := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
-		defer client.Close()
-		require.Eventually(r.t, func() bool {
-			addr, err := client.GetMasterAddrByName(context.Background(), masterName).Result()
-			if err != nil {
-				return false
-			}
-			elected = net.JoinHostPort(addr[0], addr[1])
-			return elected != old.Addr
-		}, startTimeout, 10*time.Millisecond, "the Sentinels have a new master")
-	}
-	r.promote(elected)
+	require.Eventually(r.t, func() bool { return r.promote() && r.Master != old }, startTimeout, 10*time.Millisecond,
+		"the Sentinels have a new master")
 	r.Master.awaitInfo("role:master")
 	comeBack()
-	admin := old.Client()
-	defer admin.Close()
-	require.NoError(r.t, admin.SlaveOf(context.Background(), "127.0.0.1", r.Master.port()).Err())
-	r.Master.awaitInfo("connected_slaves:2")
-	for _, replica := range r.Replicas {
-		replica.awaitInfo("master_link_status:up")
-	}
+	// The Sentinels would see to it too, but in their own time.
+	require.Eventually(r.t, func() bool { return r.promote() && r.follow() && r.settled() }, startTimeout, 50*time.Millisecond,
+		"the replicas follow the new master")
 }
 
-// promote notes that the server at that address is the master now.
-func (r *Replicated) promote(addr string) {
+// promote notes which server is the master. It is false if the Sentinels do not agree.
+func (r *Replicated) promote() bool {
+	master := ""
+	for _, sentinel := range r.Sentinels {
+		client := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
+		addr, err := client.GetMasterAddrByName(context.Background(), masterName).Result()
+		_ = client.Close()
+		if err != nil || master != "" && master != net.JoinHostPort(addr[0], addr[1]) {
+			return false
+		}
+		master = net.JoinHostPort(addr[0], addr[1])
+	}
 	for i, replica := range r.Replicas {
-		if replica.Addr == addr {
+		if replica.Addr == master {
 			r.Master, r.Replicas[i] = replica, r.Master
 		}
 	}
+	return true
+}
+
+// settled reports whether the Sentinels are done with the failover: they do not begin the
+// next before.
+func (r *Replicated) settled() bool {
+	for _, sentinel := range r.Sentinels {
+		client := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
+		state, err := client.Master(context.Background(), masterName).Result()
+		_ = client.Close()
+		if err != nil || state["flags"] != "master" || state["port"] != r.Master.port() {
+			return false
+		}
+	}
+	return true
+}
+
+// follow has the replicas follow the master, and reports whether they do.
+func (r *Replicated) follow() bool {
+	follow := true
+	for _, replica := range r.Replicas {
+		client := redis.NewClient(&redis.Options{Addr: replica.Addr})
+		info := client.Info(context.Background(), "replication").Val()
+		if !strings.Contains(info, "master_port:"+r.Master.port()+"\r") {
+			_ = client.SlaveOf(context.Background(), "127.0.0.1", r.Master.port()).Err()
+		}
+		_ = client.Close()
+		follow = follow && strings.Contains(info, "master_link_status:up")
+	}
+	return follow
 }
