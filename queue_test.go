@@ -462,6 +462,29 @@ func TestFairQueue_subscribedAtAReplica(t *testing.T) {
 	requireOrder(t, lock, results, 3*time.Second, "astray", "last")
 }
 
+// So what nobody listens to at the master is not sent.
+func TestFairQueue_messageToAReplica(t *testing.T) {
+	replicated := redistest.StartReplicas(t)
+	rdb := replicated.Master.Client()
+	subscription := replicated.Replicas[0].Client().Subscribe(t.Context(), "redislock:astray")
+	defer subscription.Close()
+	_, err := subscription.Receive(t.Context())
+	require.NoError(t, err)
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "present", fair(), results)
+	awaitChannels(t, rdb, 1)
+	alive := time.Now().Add(time.Minute).UnixMicro()
+	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "astray"}).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "astray", fmt.Sprintf("%d 60000 1:1 predislock:astray", alive)).Err())
+	requireOrder(t, lock, results, time.Second, "present")
+
+	require.NoError(t, rdb.Publish(t.Context(), "redislock:astray", "the first").Err())
+	message, err := subscription.ReceiveMessage(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "the first", message.Payload)
+}
+
 // Where the connection of a subscription is replaced, a message may come by both.
 func TestFairQueue_messageTwice(t *testing.T) {
 	server := redistest.Start(t)

@@ -27,8 +27,11 @@ const (
 // masters, by the Redlock algorithm
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/): a lock is
 // held if more than half of the nodes granted it while it was still valid. It stays
-// available, and exclusive, while less than half of the nodes fail or lose their data.
-// Each client must be of a server, or Sentinel, or Cluster of its own.
+// available while less than half of the nodes fail, and exclusive as long as none forgets:
+// a node that comes back without its data can give others the majority that a lock had by
+// just this node. So have nodes write to disk (appendfsync always), or start one that has
+// crashed only after the longest TTL. Each client must be of a server, or Sentinel, or
+// Cluster of its own.
 //
 // All nodes are asked at the same time. One that does not answer is not waited for
 // longer than a tenth of the TTL, at most half a second; and once the majority has

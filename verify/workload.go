@@ -149,6 +149,9 @@ func (w *workload) turn(t *turn, locker *redislock.Client, opt *redislock.Option
 	case <-lock.Done():
 		t.Done = clock()
 		w.judgeEnd(t, lock, opt)
+		if random.IntN(2) == 0 {
+			time.Sleep(lockTTL / 5) // releases what may be another's by now
+		}
 	default:
 	}
 	if !crash {

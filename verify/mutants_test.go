@@ -1,0 +1,152 @@
+package verify
+
+import (
+	"flag"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var withMutants = flag.Bool("mutants", false, "break the library on purpose and see that the tests find out")
+
+// A mutant is a deliberate bug: in a copy of the library old is replaced by new.
+type mutant struct {
+	name, file, old, new string
+	verify               bool   // whether this module's tests find out, else the library's
+	tests                string // that do
+}
+
+var mutants = []mutant{
+	{
+		name: "release does not compare the value", file: "lua/release.lua",
+		old: "if redis.call('get', KEYS[i]) == ARGV[1] then", new: "if true then",
+		verify: true, tests: "Faults/one_server$/none",
+	},
+	{
+		name: "release of a queue does not compare the value", file: "lua/queue_release.lua",
+		old: "if redis.call('get', KEYS[1]) ~= ARGV[1] then", new: "if false then",
+		verify: true, tests: "Faults/one_server$/none",
+	},
+	{
+		name: "refresh does not compare the value", file: "lua/refresh.lua",
+		old: "if redis.call('get', key) ~= ARGV[1] then", new: "if false then",
+		tests: "Refresh|TickWatchdog|Lock_Done",
+	},
+	{
+		// Nobody sees in which order one script does it; so it is the next that sets.
+		name: "handover publishes before it sets", file: "lua/queue.lua",
+		old: "			redis.call('set', KEYS[1], value, 'px', ttl)\n", new: "			redis.call('del', KEYS[1])\n",
+		verify: true, tests: "Faults/one_server$/none",
+	},
+	{
+		name: "queue does not skip the dead", file: "lua/queue.lua",
+		old: "if listeners(channel) == 0 then", new: "if false then",
+		tests: "FairQueue_processKilled",
+	},
+	{
+		name: "queue does not skip those that have not been heard of", file: "lua/queue.lua",
+		old: "if alive and tonumber(alive) >= time() then", new: "if alive then",
+		tests: "FairQueue_notHeardOf",
+	},
+	{
+		name: "queue tells whom it skips", file: "lua/queue.lua",
+		old: "	if listeners(channel) == 0 then\n		return false\n", new: "	if listeners(channel) == 0 then\n		redis.call('publish', string.sub(channel, 2), ticket .. ' ' .. #KEYS[1] .. ' ' .. KEYS[1] .. value)\n		return false\n",
+		tests: "FairQueue_messageToAReplica",
+	},
+	{
+		name: "lease is longer than the TTL", file: "lease.go",
+		old: "return ttl - ttl/100", new: "return 2 * ttl",
+		verify: true, tests: "Faults/one_server$/none",
+	},
+	{
+		name: "Done closes late by a TTL", file: "lease.go",
+		old: "time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)", new: "time.AfterFunc(l.lease.validUntil-sinceEpoch()+time.Second, l.ring)",
+		verify: true, tests: "Faults/one_server$/none",
+	},
+	{
+		name: "watchdog swallows a loss", file: "watchdog.go",
+		old: "t.lock.extended(call.sent, reply == 1, err)", new: "t.lock.extended(call.sent, true, err)",
+		tests: "TickWatchdog|Lock_Done|Lock_Context",
+	},
+	{
+		name: "quorum of n/2", file: "quorum.go",
+		old: "return len(q.nodes)/2 + 1", new: "return len(q.nodes) / 2",
+		verify: true, tests: "Faults/quorum_of_five/none",
+	},
+	{
+		name: "healing brings back a released lock", file: "lua/quorum_heal.lua",
+		old: "> tonumber(ARGV[3]) then", new: "< 0 then",
+		tests: "Quorum_heal",
+	},
+	{
+		name: "fencing token is not increased", file: "lua/obtain_multi.lua",
+		old: "redis.call('incrby', KEYS[#KEYS], new)", new: "redis.call('incrby', KEYS[#KEYS], 0)",
+		verify: true, tests: "Faults/one_server$/none",
+	},
+	{
+		name: "fencing token is not increased in a queue", file: "lua/queue_ask.lua",
+		old: "redis.call('incrby', KEYS[4], new)", new: "redis.call('incrby', KEYS[4], 0)",
+		verify: true, tests: "Faults/one_server$/none",
+	},
+	{
+		name: "replicas that have not confirmed count", file: "replicas.go",
+		old: "if n < int64(replicas) {", new: "if n < 0 {",
+		tests: "MinReplicas_refresh",
+	},
+}
+
+func TestMutants(t *testing.T) {
+	if !*withMutants {
+		t.Skip("takes minutes: give -mutants to run it")
+	}
+	for _, mutant := range mutants {
+		t.Run(mutant.name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			copyLibrary(t, root)
+			mutant.apply(t, root)
+			command := exec.Command("go", "test", "-count=1", "-run", mutant.tests, ".")
+			command.Dir = root
+			if mutant.verify {
+				command.Dir = filepath.Join(root, "verify")
+				command.Args = append(command.Args, "-duration", "6s", "-pictures", t.TempDir())
+			}
+			output, err := command.CombinedOutput()
+			assert.Error(t, err, "the mutant survived %s", mutant.tests)
+			assert.Contains(t, string(output), "--- FAIL: ", "it failed otherwise than by a test")
+		})
+	}
+}
+
+func (m mutant) apply(t *testing.T, root string) {
+	file := filepath.Join(root, m.file)
+	source, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, 1, strings.Count(string(source), m.old), "in %s there should be once:\n%s", m.file, m.old)
+	mutated := strings.Replace(string(source), m.old, m.new, 1)
+	require.NoError(t, os.WriteFile(file, []byte(mutated), 0o600))
+}
+
+// copyLibrary copies the library and this module.
+func copyLibrary(t *testing.T, to string) {
+	require.NoError(t, filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || strings.HasPrefix(path, filepath.Join("..", ".git")) {
+			return err
+		}
+		target := filepath.Join(to, strings.TrimPrefix(path, ".."))
+		if entry.IsDir() {
+			return os.MkdirAll(target, 0o700)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, content, 0o600)
+	}))
+}
