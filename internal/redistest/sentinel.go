@@ -159,7 +159,7 @@ func (r *Replicated) follow() bool {
 		client := redis.NewClient(&redis.Options{Addr: replica.Addr})
 		info := client.Info(context.Background(), "replication").Val()
 		if !strings.Contains(info, "master_port:"+r.Master.port()+"\r") {
-			_ = client.SlaveOf(context.Background(), "127.0.0.1", r.Master.port()).Err()
+			_ = client.ReplicaOf(context.Background(), "127.0.0.1", r.Master.port()).Err()
 		}
 		_ = client.Close()
 		follow = follow && strings.Contains(info, "master_link_status:up")
