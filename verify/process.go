@@ -81,6 +81,7 @@ func runAsChild() {
 	})
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	w.end()
+	w.close()
 }
 
 // remote is a server that another process has started.

@@ -40,6 +40,7 @@ type round struct {
 	seed     uint64
 	history  history
 	children []*child
+	existing goleak.Option // the goroutines that there were before
 
 	mu         sync.Mutex
 	random     *rand.Rand
@@ -48,7 +49,7 @@ type round struct {
 
 // run disturbs the deployment for some time, and checks what the workers saw.
 func (r *round) run(duration time.Duration) {
-	existing := goleak.IgnoreCurrent()
+	r.existing = goleak.IgnoreCurrent()
 	r.random = rand.New(rand.NewPCG(r.seed, 1))
 	w := startWorkload(r.d, 0, clients, r.seed, r.history.add)
 	r.children = make([]*child, r.fault.processes)
@@ -73,13 +74,11 @@ func (r *round) run(duration time.Duration) {
 	for key, turns := range r.history.byKey() {
 		r.checkKey(key, turns)
 	}
-	var leaks error
-	if !eventually(func() bool {
-		leaks = goleak.Find(append(othersGoroutines, existing)...)
-		return leaks == nil
-	}) {
-		r.add(violation{left, "", clock(), leaks.Error()})
-	}
+	r.awaitNothingLeft(w)
+}
+
+// awaitNothingLeft closes the workload's clients, and looks for what it leaves behind.
+func (r *round) awaitNothingLeft(w *workload) {
 	var keys []string
 	if !eventually(func() (gone bool) {
 		var err error
@@ -87,6 +86,14 @@ func (r *round) run(duration time.Duration) {
 		return err == nil && len(keys) == 0
 	}) {
 		r.add(violation{left, "", clock(), strings.Join(keys, ", ")})
+	}
+	w.close()
+	var leaks error
+	if !eventually(func() bool {
+		leaks = goleak.Find(append(othersGoroutines, r.existing)...)
+		return leaks == nil
+	}) {
+		r.add(violation{left, "", clock(), leaks.Error()})
 	}
 }
 

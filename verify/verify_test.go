@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 2*time.Second, "how long each fault is tried")
+	duration = flag.Duration("duration", time.Second, "how long each fault is tried")
 	seed     = flag.Uint64("seed", 0, "of what is random; 0 takes a new one")
 	reportTo = flag.String("report", "", "a file to write the table to")
 )

@@ -190,6 +190,10 @@ func (w *workload) end() {
 	close(w.still)
 	w.pulses.Wait()
 	w.watchdog.Stop()
+}
+
+// close closes the clients.
+func (w *workload) close() {
 	for _, client := range w.clients {
 		client.close()
 	}
