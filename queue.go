@@ -116,6 +116,7 @@ type waiter struct {
 	holderEnds time.Duration // since epoch: when the TTL of the lock's holder will be over
 	failing    time.Duration // since epoch: since when asks fail
 	failed     bool          // whether they do
+	asks       int           // under way from the lane
 	left       chan struct{} // closed once the leaving was answered
 	lingers    time.Duration // since epoch: until when a lost ask may still be under way
 	until      time.Duration // since epoch: when leaving is given up
@@ -471,6 +472,9 @@ func (w *waiter) quit(lost bool) {
 func (w *waiter) begin() (call, bool) {
 	waiting.mu.Lock()
 	state := w.state
+	if state == queued {
+		w.asks++
+	}
 	waiting.mu.Unlock()
 	switch state {
 	case queued:
@@ -492,6 +496,7 @@ func (w *waiter) end(call call, reply int64, err error) {
 
 func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 	waiting.mu.Lock()
+	w.asks--
 	state := w.state
 	switch state {
 	case queued:
@@ -569,7 +574,9 @@ func (w *waiter) endLeave(reply int64, err error) {
 		w.unlist(gone)
 		w.stop()
 	}
-	if (over || err == nil) && !isClosed(w.left) {
+	// An ask that is under way may come after this and queue the waiter once more. Its end
+	// is followed by another leave.
+	if (over || err == nil) && w.asks == 0 && !isClosed(w.left) {
 		close(w.left)
 	}
 }
