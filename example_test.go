@@ -441,3 +441,36 @@ func ExampleNew_sentinel() {
 	}
 	defer lock.Release(ctx)
 }
+
+// story is an observer that tells what it sees.
+type story struct{}
+
+func (story) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
+	return ctx, func(outcome redislock.Outcome) {
+		fmt.Println(op.Name, op.Keys, outcome.Result, "waited:", outcome.Waited > 0)
+	}
+}
+
+func ExampleClient_WithObserver() {
+	client, closeClient := connect()
+	defer closeClient()
+	ctx := context.Background()
+
+	locker := redislock.New(client).WithObserver(story{})
+	lock, err := locker.Obtain(ctx, "my-key", time.Minute, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, _ = locker.Obtain(ctx, "my-key", time.Minute, &redislock.Options{
+		RetryStrategy: redislock.LimitRetry(redislock.LinearBackoff(20*time.Millisecond), 2),
+	})
+	if err := lock.Release(ctx); err != nil {
+		log.Fatal(err)
+	}
+
+	// Output:
+	// obtain [my-key] success waited: false
+	// obtain [my-key] failed waited: true
+	// hold [my-key] success waited: false
+	// release [my-key] success waited: false
+}

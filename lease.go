@@ -207,6 +207,7 @@ func (l *Lock) lose(cause error) {
 // lost does what is to be done when the lease has ended but was not released.
 func (l *Lock) lost(cause error) {
 	stats.lost.Add(1)
+	l.endHold(cause)
 	l.log().Error("redislock: lock lost", "keys", l.keys, "error", cause)
 	if l.waiter != nil {
 		l.waiter.forget()
@@ -295,11 +296,11 @@ func (c *Client) Do(ctx context.Context, key string, ttl time.Duration, opt *Opt
 	if fn == nil {
 		return errors.New("redislock: Do has no function to run: fn is nil")
 	}
-	lock, err := c.Obtain(ctx, key, ttl, opt)
+	lock, holding, err := c.obtainAndCount(ctx, []string{key}, ttl, opt)
 	if err != nil {
 		return err
 	}
-	held := lock.Context(ctx)
+	held := lock.Context(holding)
 	defer func() {
 		if lost := lock.finish(ctx); lost != nil {
 			err = errors.Join(err, lost)

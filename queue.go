@@ -162,7 +162,7 @@ func isFair(opt *Options) bool {
 }
 
 // obtainInTurn is obtain for one key in a FairQueue.
-func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration, opt *Options) (_ *Lock, canceled bool, _ error) {
+func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration, opt *Options, observed *observation) (_ *Lock, canceled bool, _ error) {
 	if _, sameSlot := queuePrefix(key); !sameSlot && c.sharded() {
 		return nil, false, fmt.Errorf("redislock: key %q cannot be queued for: because of its "+
 			"closing brace the queue would be in another slot; give it a {hash tag}", key)
@@ -177,6 +177,8 @@ func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration
 	case err != nil:
 		canceled, err = w.fail(ctx, err)
 	case !held:
+		stats.backoff.Add(1)
+		observed.waits()
 		canceled, err = w.await(ctx)
 	}
 	if err != nil {
@@ -189,7 +191,6 @@ func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration
 // await waits in the queue until the lock is held. If it fails it also reports whether
 // that is because the waiting had to end.
 func (w *waiter) await(ctx context.Context) (canceled bool, _ error) {
-	stats.backoff.Add(1)
 	var end <-chan time.Time // never, if the context has a deadline
 	if _, ok := ctx.Deadline(); !ok {
 		timer := time.NewTimer(w.ttl - (sinceEpoch() - w.since))

@@ -78,6 +78,8 @@ type RedisClient interface {
 type Client struct {
 	client RedisClient
 	quorum *quorum // instead of client; nil unless made by NewQuorum
+
+	observers []Observer
 }
 
 // New returns a Client on the given Redis client, which decides about timeouts
@@ -125,35 +127,41 @@ func ObtainMulti(ctx context.Context, client RedisClient, keys []string, ttl tim
 //   - An error that names the value if key is empty, ttl too short, or an option
 //     unusable.
 func (c *Client) Obtain(ctx context.Context, key string, ttl time.Duration, opt *Options) (*Lock, error) {
-	return c.obtainAndCount(ctx, []string{key}, ttl, opt)
+	lock, _, err := c.obtainAndCount(ctx, []string{key}, ttl, opt)
+	return lock, err
 }
 
 // ObtainMulti obtains the locks of all keys or of none, in one step. Everything
 // else is as in [Client.Obtain]. A key may be named twice. On Redis Cluster all
 // keys must be in one slot: use a {hash tag}.
 func (c *Client) ObtainMulti(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
-	return c.obtainAndCount(ctx, slices.Clone(keys), ttl, opt)
+	lock, _, err := c.obtainAndCount(ctx, slices.Clone(keys), ttl, opt)
+	return lock, err
 }
 
-func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
-	lock, canceled, err := c.obtain(ctx, keys, ttl, opt)
-	stats.obtain.count(err, canceled)
+// obtainAndCount also returns the context for what is done under the lock.
+func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, context.Context, error) {
+	obtaining, observed := c.observe(ctx, Operation{Name: OpObtain, Keys: keys, TTL: ttl})
+	lock, canceled, err := c.obtain(obtaining, keys, ttl, opt, observed)
+	result := stats.obtain.count(err, canceled)
+	observed.end(result, err)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	lock.startWatchdog(ctx, ttl)
-	return lock, nil
+	held := lock.observeHold(ctx, ttl)
+	lock.startWatchdog(held, ttl)
+	return lock, held, nil
 }
 
 // obtain also reports whether it ended because of its context.
-func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (_ *Lock, canceled bool, _ error) {
+func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, opt *Options, observed *observation) (_ *Lock, canceled bool, _ error) {
 	if err := checkObtain(c, keys, ttl, opt); err != nil {
 		return nil, false, err
 	}
 	if len(keys) == 1 && isFair(opt) && c.quorum == nil {
-		return c.obtainInTurn(ctx, keys[0], ttl, opt)
+		return c.obtainInTurn(ctx, keys[0], ttl, opt, observed)
 	}
-	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl), vary: c.quorum != nil}
+	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl), vary: c.quorum != nil, observed: observed}
 	for waiting := false; ; waiting = true {
 		lock, err := c.try(ctx, keys, ttl, opt)
 		if lock != nil {
@@ -280,6 +288,7 @@ type pause struct {
 	strategy RetryStrategy
 	end      time.Time // of all waiting, for contexts without a deadline
 	vary     bool      // the waits by half, so that callers that collided part
+	observed *observation
 	timer    *time.Timer
 }
 
@@ -294,6 +303,7 @@ func (p *pause) wait(ctx context.Context) (more bool, _ error) {
 		return false, err
 	}
 	stats.backoff.Add(1)
+	p.observed.waits()
 	if p.vary {
 		backoff = backoff/2 + rand.N(backoff)
 	}
@@ -333,7 +343,7 @@ type Lock struct {
 
 	fence  int64
 	lease  lease
-	watch  *watch  // nil without watchdog and logger
+	watch  *watch  // nil without watchdog, logger and observer
 	waiter *waiter // nil without FairQueue
 }
 
@@ -547,8 +557,10 @@ const releaseTimeout = time.Second
 // or is nil, and the error of the Redis client or of ctx if Redis did not answer:
 // then the lock may be held until its TTL has passed.
 func (l *Lock) Release(ctx context.Context) error {
+	ctx, observed := l.observeRelease(ctx)
 	canceled, err := l.release(ctx)
-	stats.release.count(err, canceled)
+	result := stats.release.count(err, canceled)
+	observed.end(result, err)
 	return err
 }
 
@@ -563,7 +575,9 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 	}
 	// First of all this holder ceases to believe: once the key is gone there may
 	// be another. From here on no refresh begins any more either.
-	l.lease.end(errReleased)
+	if l.lease.end(errReleased) {
+		l.endHold(nil)
+	}
 	l.stopWatchdog(ctx)
 	held, err := l.delete(ctx)
 	if l.waiter != nil {

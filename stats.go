@@ -61,19 +61,25 @@ type status struct {
 	success, failed, errored, canceled atomic.Int64
 }
 
-// count counts one call that ended with err. That the call's context was the
-// reason cannot be seen from err alone: a dial that times out says
-// context.DeadlineExceeded too.
-func (s *status) count(err error, canceled bool) {
+const resultSuccess = "success"
+
+// count counts one call that ended with err, and returns what an Outcome calls that. That
+// the call's context was the reason cannot be seen from err alone: a dial that times out
+// says context.DeadlineExceeded too.
+func (s *status) count(err error, canceled bool) (result string) {
 	switch {
 	case err == nil:
 		s.success.Add(1)
+		return resultSuccess
 	case canceled:
 		s.canceled.Add(1)
+		return "cancel"
 	case err == ErrNotObtained || err == ErrLockNotHeld:
 		s.failed.Add(1)
+		return "failed"
 	default:
 		s.errored.Add(1)
+		return "error"
 	}
 }
 

@@ -193,10 +193,11 @@ type watch struct {
 	ticking  *ticking // of a TickWatchdog
 	stop     sync.Once
 	ballot   *ballot // of a quorum's lock
+	hold     *observation
 }
 
 func newWatch(c *Client, opt *Options) *watch {
-	if c.quorum == nil && (opt == nil || opt.Watchdog == nil && opt.Logger == nil) {
+	if c.quorum == nil && c.observers == nil && (opt == nil || opt.Watchdog == nil && opt.Logger == nil) {
 		return nil
 	}
 	w := &watch{}
