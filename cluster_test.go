@@ -303,6 +303,17 @@ func TestClients(t *testing.T) {
 			t.Cleanup(func() { _ = pipeliner.Close() })
 			return pipeliner
 		},
+		"async auto pipeline": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			pipeliner, err := server.Client().AsyncAutoPipeline()
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = pipeliner.Close() })
+			return pipeliner
+		},
+		"ring": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
+			ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"only": server.Addr}})
+			t.Cleanup(func() { _ = ring.Close() })
+			return ring
+		},
 		"wrapper": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
 			return struct{ *redis.Client }{server.Client()}
 		},
@@ -322,6 +333,7 @@ func TestClients(t *testing.T) {
 			server := redistest.Start(t)
 			rdb := server.Client()
 			client := connect(t, server)
+			requireReentrant(t, rdb, client)
 			lock := obtain(t, client, &redislock.Options{
 				RetryStrategy: redislock.FairQueue(),
 				Watchdog:      redislock.NewTickWatchdog(20 * time.Millisecond),
@@ -335,4 +347,24 @@ func TestClients(t *testing.T) {
 			awaitNoKeys(t, rdb)
 		})
 	}
+}
+
+// requireReentrant requires that the lock can be obtained, again by the same token, and by
+// no other.
+func requireReentrant(t *testing.T, rdb *redis.Client, client redislock.RedisClient) {
+	t.Helper()
+	opt := &redislock.Options{Token: "me", Metadata: "first"}
+	lock := obtain(t, client, opt)
+	assert.Equal(t, "mefirst", rdb.Get(t.Context(), key).Val())
+	_, err := redislock.Obtain(t.Context(), client, key, ttl, nil)
+	assert.True(t, err == redislock.ErrNotObtained, "got %v", err)
+
+	opt.Metadata = "second"
+	again, err := redislock.Obtain(t.Context(), client, key, time.Hour, opt)
+	require.NoError(t, err)
+	assert.Equal(t, "mesecond", rdb.Get(t.Context(), key).Val())
+	requireTTL(t, rdb, key, time.Hour)
+	assert.ErrorIs(t, lock.Release(t.Context()), redislock.ErrLockNotHeld)
+	require.NoError(t, again.Release(t.Context()))
+	requireGone(t, rdb, key)
 }

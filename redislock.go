@@ -77,6 +77,7 @@ type RedisClient interface {
 // nothing to close, and leaves it to the caller to close the Redis client.
 type Client struct {
 	client RedisClient
+	setter setter  // the same; nil if it cannot be used
 	quorum *quorum // instead of client; nil unless made by NewQuorum
 
 	observers []Observer
@@ -92,7 +93,7 @@ func New(client RedisClient) *Client {
 	if v := reflect.ValueOf(client); v.Kind() == reflect.Pointer && v.IsNil() {
 		client = nil
 	}
-	return &Client{client: client}
+	return &Client{client: client, setter: setterOf(client)}
 }
 
 // Obtain is a short-cut for New(client).Obtain.
@@ -163,7 +164,7 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 	}
 	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl), vary: c.quorum != nil, observed: observed}
 	for waiting := false; ; waiting = true {
-		lock, err := c.try(ctx, keys, ttl, opt)
+		lock, err := c.try(ctx, keys, ttl, opt, waiting)
 		if lock != nil {
 			return lock, false, nil
 		}
@@ -228,12 +229,12 @@ func checkTTL(ttl time.Duration) error {
 }
 
 // try asks once. It returns neither lock nor error if somebody else holds it.
-func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
+func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt *Options, again bool) (*Lock, error) {
 	lock := newLock(c, keys, opt)
 	if c.quorum != nil {
 		return c.quorum.try(ctx, lock, ttl)
 	}
-	held, err := lock.take(ctx, ttl, opt)
+	held, err := lock.take(ctx, ttl, opt, again)
 
 	// Of a token that nobody had before this try it is known that nobody counts
 	// on what the try may have left in Redis.
@@ -377,13 +378,19 @@ func randomToken() string {
 	return string(token[:])
 }
 
-// take asks Redis for the lock and reports whether it is held now.
-func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options) (held bool, _ error) {
+// take asks Redis for the lock and reports whether it is held now. The first time it
+// expects that the lock is free, again that it is not.
+func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again bool) (held bool, _ error) {
 	ttl = ttl.Truncate(time.Millisecond)
 	l.lease.begin(sinceEpoch(), ttl)
 
 	fenced := opt != nil && opt.FenceKey != ""
 	if len(l.keys) == 1 && !fenced {
+		if !again && l.setter != nil && l.minReplicas == 0 {
+			if held, err := l.set(ctx, ttl); held || err != nil {
+				return held, err
+			}
+		}
 		args := []any{l.value, ttl.Milliseconds()}
 		if l.tokenLen != tokenLength {
 			args = append(args, l.tokenLen)
@@ -400,6 +407,40 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options) (held 
 		l.fence = reply
 	}
 	return reply != 0, err
+}
+
+// set takes a lock of one key if that is free, by a command that costs the server a fourth
+// of what the script does. It is not the script's whole job: the key may have the token's
+// own value.
+func (l *Lock) set(ctx context.Context, ttl time.Duration) (held bool, _ error) {
+	cmd := redis.NewBoolCmd(ctx, "set", l.keys[0], l.value, "nx", "px", ttl.Milliseconds())
+	_ = l.setter.Process(ctx, cmd)
+	held, err := cmd.Result()
+	if err != nil {
+		err = nameTags(l.keys, err)
+	}
+	return held, err
+}
+
+// setter is what go-redis' own clients have. Others may do something to the calls of
+// scripts (add a prefix to keys, count) that they do not do to commands.
+type setter interface {
+	Process(ctx context.Context, cmd redis.Cmder) error
+}
+
+func setterOf(client RedisClient) setter {
+	switch client := client.(type) {
+	case *redis.Client:
+		return client
+	case *redis.ClusterClient:
+		return client
+	case *redis.Ring:
+		return client
+	case *redis.AutoPipeliner:
+		return client
+	default:
+		return nil
+	}
 }
 
 // Key returns the lock's key; of several the first.
