@@ -1,0 +1,93 @@
+package rlprome
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bsm/redislock"
+)
+
+// DefaultBuckets are the upper bounds of histograms, in seconds: from a millisecond to an
+// hour.
+var DefaultBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600}
+
+// Options are what an [Observer] may be asked for. Nil is all defaults.
+type Options struct {
+	// Buckets are the upper bounds of both histograms, in seconds.
+	// Default (nil): DefaultBuckets.
+	Buckets []float64
+	// ConstLabels are set on both metrics, to tell several observers apart that are
+	// registered in one place. Default (nil): none.
+	ConstLabels prometheus.Labels
+}
+
+// Observer is a [redislock.Observer] and a [prometheus.Collector] of two histograms:
+//
+//   - redislock_wait_seconds: how long a call of Obtain waited for a lock that somebody
+//     else held, by result: success, failed, error, cancel. A call that did not have to
+//     wait counts with 0 seconds.
+//   - redislock_hold_seconds: how long a lock was held, by result: success if it was
+//     released, lost if it was not.
+//
+// Both are native histograms too, for a Prometheus that scrapes those. The keys of locks
+// are no label: there may be any number of them.
+type Observer struct {
+	wait, hold *prometheus.HistogramVec
+}
+
+// NewObserver returns an observer for any number of clients.
+func NewObserver(opt *Options) *Observer {
+	if opt == nil {
+		opt = &Options{}
+	}
+	buckets := opt.Buckets
+	if buckets == nil {
+		buckets = DefaultBuckets
+	}
+	histogram := func(name, help string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:                            name,
+			Help:                            help,
+			ConstLabels:                     opt.ConstLabels,
+			Buckets:                         buckets,
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  160,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"result"})
+	}
+	return &Observer{
+		wait: histogram("redislock_wait_seconds", "How long calls waited for a lock that somebody else held."),
+		hold: histogram("redislock_hold_seconds", "How long locks were held."),
+	}
+}
+
+// Begin implements [redislock.Observer].
+func (o *Observer) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
+	switch op.Name {
+	case redislock.OpObtain:
+		return ctx, func(outcome redislock.Outcome) {
+			o.wait.WithLabelValues(outcome.Result).Observe(outcome.Waited.Seconds())
+		}
+	case redislock.OpHold:
+		start := time.Now()
+		return ctx, func(outcome redislock.Outcome) {
+			o.hold.WithLabelValues(outcome.Result).Observe(time.Since(start).Seconds())
+		}
+	default:
+		return ctx, nil
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (o *Observer) Describe(descs chan<- *prometheus.Desc) {
+	o.wait.Describe(descs)
+	o.hold.Describe(descs)
+}
+
+// Collect implements [prometheus.Collector].
+func (o *Observer) Collect(metrics chan<- prometheus.Metric) {
+	o.wait.Collect(metrics)
+	o.hold.Collect(metrics)
+}
