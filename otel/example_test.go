@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -49,9 +51,27 @@ func ExampleNewObserver() {
 }
 
 func ExampleRegisterMetrics() {
-	registration, err := redislockotel.RegisterMetrics(nil) // on the global provider
+	reader := sdkmetric.NewManualReader() // stands for yours
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	registration, err := redislockotel.RegisterMetrics(provider)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer registration.Unregister()
+
+	var metrics metricdata.ResourceMetrics
+	if err := reader.Collect(context.Background(), &metrics); err != nil {
+		log.Fatal(err)
+	}
+	for _, metric := range metrics.ScopeMetrics[0].Metrics {
+		fmt.Println(metric.Name, metric.Unit)
+	}
+
+	// Output:
+	// redislock.operations {operation}
+	// redislock.backoffs {backoff}
+	// redislock.watchdog.starts {lock}
+	// redislock.watchdog.stops {lock}
+	// redislock.watchdog.ticks {refresh}
+	// redislock.locks.lost {lock}
 }

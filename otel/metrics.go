@@ -25,7 +25,8 @@ const (
 
 // RegisterMetrics has a provider collect the counters of [redislock.GetStats], which are
 // those of all clients of the process. A nil provider is the global one. Call Unregister of
-// what it returns to end that. Register them once: each registration counts.
+// what it returns to end that. Once is enough: registered twice with a provider, they count
+// twice.
 //
 //	redislock.operations       {operation}  calls, by redislock.operation (obtain, release,
 //	                                        refresh) and redislock.result (success, failed,

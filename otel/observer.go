@@ -26,22 +26,27 @@ type Options struct {
 	TracerProvider trace.TracerProvider
 	// MeterProvider makes the meter for histograms. Default (nil): the global one.
 	MeterProvider metric.MeterProvider
-	// HideKeys leaves the keys of locks out of spans. Default: they are the attribute
-	// redislock.keys.
+	// HideKeys leaves out the attribute redislock.keys of spans, for keys that not everybody
+	// may see. An error about the keys, as of those in several slots, still names them.
+	// Default: spans have it.
 	HideKeys bool
 }
 
 // NewObserver returns an observer for any number of clients. Its errors are those of the
 // meter.
 //
-// Spans, each a child of what the caller's context has:
+// Spans, each a child of what the caller's context has. Their kind is internal: the client's
+// are those of the commands, below them.
 //
 //   - "redislock obtain" is a call of Obtain or ObtainMulti, with the commands that it
 //     sends as children, if the Redis client is traced too. redislock.wait.duration is for
 //     how many seconds it waited for a lock that somebody else held.
-//   - "redislock hold" is from then on until the lock is released or lost. The spans that
-//     the function of [redislock.Client.Do] starts are children of it.
+//   - "redislock hold" is from then on until Release is called, whatever comes of that, or
+//     the lock is lost. The spans that the function of [redislock.Client.Do] starts are
+//     children of it.
 //   - "redislock release" is a call of Release.
+//
+// The refreshes of a TickWatchdog are in none of them: one pipeline may refresh many locks.
 //
 // Their attributes are redislock.keys, redislock.ttl in seconds, and redislock.result, which
 // is success, failed, error, cancel, or lost. The status of a span is an error for error and
