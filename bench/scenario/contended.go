@@ -1,0 +1,121 @@
+package scenario
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// crowd is workers who want one lock.
+type crowd struct {
+	job        Job
+	start, end time.Time
+
+	inside     atomic.Int32
+	violations atomic.Int64
+	released   atomic.Int64 // when, in nanoseconds since start
+	commands   atomic.Int64
+}
+
+// worker is what one of them has seen.
+type worker struct {
+	waits, handovers []time.Duration
+	err              error
+}
+
+// contended has workers want one lock again and again.
+func (p Participant) contended(ctx context.Context, server *redis.Client, job Job) (map[string]float64, error) {
+	c := &crowd{job: job}
+	job.Setup.Count = func(commands int) { c.commands.Add(int64(commands)) }
+	job.Setup.Connections, job.Setup.Waits = job.Workers+2, true
+	var lockers []Locker
+	for range job.Clients {
+		locker, err := p.Connect(job.Setup)
+		if err != nil {
+			return nil, err
+		}
+		defer locker.Close()
+		lockers = append(lockers, locker)
+	}
+	c.start = time.Now().Add(time.Second)
+	c.end = c.start.Add(job.Time)
+	workers := make([]worker, job.Clients*job.Workers)
+	var group sync.WaitGroup
+	for i := range workers {
+		group.Go(func() { c.work(ctx, lockers[i%job.Clients], &workers[i]) })
+	}
+	time.Sleep(time.Until(c.start))
+	before, err := c.count(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(time.Until(c.end))
+	after, err := c.count(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	group.Wait()
+	return c.figures(workers, after-before)
+}
+
+// count returns how many commands were sent so far. A client that does not count them sends
+// scripts alone.
+func (c *crowd) count(ctx context.Context, server *redis.Client) (float64, error) {
+	if counted := c.commands.Load(); counted > 0 {
+		return float64(counted), nil
+	}
+	stats, err := commandStats(ctx, server)
+	return stats["evalsha"].calls + stats["eval"].calls, err
+}
+
+func (c *crowd) work(ctx context.Context, locker Locker, w *worker) {
+	for time.Now().Before(c.end) && w.err == nil {
+		asked := time.Now()
+		w.err = locker.With(ctx, "bench:one", func() {
+			now := time.Now()
+			if c.inside.Add(1) != 1 {
+				c.violations.Add(1)
+			}
+			if asked.After(c.start) && now.Before(c.end) {
+				w.waits = append(w.waits, now.Sub(asked))
+				w.handovers = append(w.handovers, now.Sub(c.start)-time.Duration(c.released.Load()))
+			}
+			time.Sleep(c.job.Hold)
+			c.inside.Add(-1)
+			c.released.Store(int64(time.Since(c.start)))
+		})
+		if now := time.Now(); w.err == nil && len(w.waits) == 0 && now.After(c.end) {
+			w.waits = append(w.waits, now.Sub(asked)) // one that had to wait from start to end
+		}
+	}
+}
+
+func (c *crowd) figures(workers []worker, commands float64) (map[string]float64, error) {
+	var all, waits []time.Duration
+	fewest, most := len(workers[0].handovers), 0
+	for _, w := range workers {
+		if w.err != nil {
+			return nil, w.err
+		}
+		all = append(all, w.handovers...)
+		waits = append(waits, w.waits...)
+		fewest = min(fewest, len(w.handovers))
+		most = max(most, len(w.handovers))
+	}
+	slices.Sort(all)
+	n := float64(len(all))
+	return map[string]float64{
+		"handovers/s":     n / c.job.Time.Seconds(),
+		"commands":        commands / n,
+		"p50 µs":          micro(percentile(all, .5)),
+		"p99 µs":          micro(percentile(all, .99)),
+		"longest wait ms": micro(slices.Max(waits)) / 1000,
+		"fewest":          float64(fewest),
+		"most":            float64(most),
+		"violations":      float64(c.violations.Load()),
+	}, nil
+}

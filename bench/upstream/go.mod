@@ -1,0 +1,20 @@
+module github.com/bsm/redislock/bench/upstream
+
+go 1.26.0
+
+require (
+	github.com/bsm/redislock v0.10.0
+	github.com/bsm/redislock/bench v0.0.0
+)
+
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/redis/go-redis/v9 v9.23.0 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+)
+
+replace (
+	github.com/bsm/redislock v0.0.0 => ../../
+	github.com/bsm/redislock/bench => ../
+)
