@@ -1,0 +1,115 @@
+// Command cluster shows locks on Redis Cluster. It uses an embedded server that takes itself
+// for a Cluster of one node, or with -redis host:port,host:port a real one.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+)
+
+func main() {
+	addrs := flag.String("redis", "", "addresses of a Redis Cluster, host:port,host:port (default: an embedded server)")
+	flag.Parse()
+	if err := run(context.Background(), *addrs); err != nil {
+		fmt.Fprintln(os.Stderr, "cluster:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, addrs string) error {
+	real := addrs != ""
+	if !real {
+		embedded, stop, err := redistest.RunEmbedded()
+		if err != nil {
+			return err
+		}
+		defer stop()
+		addrs = embedded
+	}
+	client := redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs:                 strings.Split(addrs, ","),
+		ContextTimeoutEnabled: true,
+	})
+	defer client.Close()
+	locker := redislock.New(client)
+	// Keys of one {hash tag} are on one node. This one keeps the runs of this example apart.
+	name := func(tag, rest string) string {
+		return fmt.Sprintf("redislock-cluster-%d:{%s}%s", os.Getpid(), tag, rest)
+	}
+
+	fmt.Println("Locks of one key are spread over the nodes by themselves.")
+	for _, order := range []string{"1", "2", "3"} {
+		key := name(order, "")
+		if err := locker.Do(ctx, key, time.Minute, nil, func(ctx context.Context) error {
+			fmt.Printf("  %s is held.\n", key)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+
+	fmt.Println("\nLocks of several keys need a hash tag in common.")
+	if real { // the embedded server does not mind
+		_, err := locker.ObtainMulti(ctx, []string{name("1", ""), name("2", "")}, time.Minute, nil)
+		if err == nil {
+			return errors.New("keys in two slots were not refused")
+		}
+		fmt.Printf("  Without: %v\n", err)
+	}
+	lock, err := locker.ObtainMulti(ctx, []string{name("cart", ":items"), name("cart", ":total")}, time.Minute, &redislock.Options{
+		FenceKey: name("cart", ":fence"), // the counter too
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("  With: %v are held; the fencing token is %d.\n", lock.Keys(), lock.FenceToken())
+	if err := lock.Release(ctx); err != nil {
+		return err
+	}
+	if err := client.Del(ctx, name("cart", ":fence")).Err(); err != nil { // others keep theirs
+		return err
+	}
+
+	fmt.Println("\nA queue works as on one server.")
+	return queue(ctx, locker, name("queue", ""))
+}
+
+// queue has three callers wait for a lock in order.
+func queue(ctx context.Context, locker *redislock.Client, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	opt := &redislock.Options{RetryStrategy: redislock.FairQueue()}
+	held, err := locker.Obtain(ctx, key, time.Minute, opt)
+	if err != nil {
+		return err
+	}
+	done := make(chan error)
+	for _, who := range []string{"Anna", "Ben", "Cleo"} {
+		waits := redislock.GetStats().Backoff
+		go func() {
+			done <- locker.Do(ctx, key, time.Minute, opt, func(context.Context) error {
+				fmt.Printf("  %s has it.\n", who)
+				return nil
+			})
+		}()
+		for redislock.GetStats().Backoff == waits && ctx.Err() == nil {
+			time.Sleep(time.Millisecond) // until this one is in the queue
+		}
+		fmt.Printf("  %s waits.\n", who)
+	}
+	err = held.Release(ctx)
+	for range 3 {
+		err = errors.Join(err, <-done)
+	}
+	return err
+}
