@@ -114,13 +114,6 @@ func (l *Lock) observeHold(ctx context.Context, ttl time.Duration) context.Conte
 	return held
 }
 
-func (l *Lock) observeRelease(ctx context.Context) (context.Context, *observation) {
-	if l == nil {
-		return ctx, nil
-	}
-	return l.observe(ctx, Operation{Name: OpRelease, Keys: l.keys})
-}
-
 // endHold tells the observers that the lock has ended: was released, or lost because of
 // cause. It is called once, by whoever ended the lease.
 func (l *Lock) endHold(cause error) {

@@ -17,7 +17,7 @@
 // served in the order in which they came. A [Watchdog]
 // keeps a lock alive that is held for longer than its TTL. [Lock.Done] and
 // [Lock.Context] tell the holder when the lock is gone; [Client.Do] runs a function
-// with such a context. [GetStats] counts what happens.
+// with such a context. [GetStats] counts what happens; an [Observer] is told of it.
 //
 // The algorithm is the one that Redis documents for a single instance
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):
@@ -68,7 +68,9 @@ var errNoClient = errors.New("redislock: no Redis client: give New or NewQuorum 
 // RedisClient is what a Client needs of go-redis. *redis.Client, *redis.ClusterClient,
 // *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it. Where it has
 // Pipelined, Subscribe and Info as those do, these are used too. A wrapper should embed the
-// client, not an interface, so that it does not hide that it is one of a Cluster.
+// client, not an interface, so that it does not hide that it is one of a Cluster. Only of
+// go-redis' own types a free lock is obtained by a plain command: a wrapper may do something
+// to scripts, such as adding a prefix to keys, that it does not do to commands.
 type RedisClient interface {
 	redis.Scripter
 }
@@ -598,7 +600,10 @@ const releaseTimeout = time.Second
 // or is nil, and the error of the Redis client or of ctx if Redis did not answer:
 // then the lock may be held until its TTL has passed.
 func (l *Lock) Release(ctx context.Context) error {
-	ctx, observed := l.observeRelease(ctx)
+	var observed *observation
+	if l != nil {
+		ctx, observed = l.observe(ctx, Operation{Name: OpRelease, Keys: l.keys})
+	}
 	canceled, err := l.release(ctx)
 	result := stats.release.count(err, canceled)
 	observed.end(result, err)

@@ -2,6 +2,7 @@ package rlprome
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,11 +16,12 @@ var DefaultBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1
 
 // Options are what an [Observer] may be asked for. Nil is all defaults.
 type Options struct {
-	// Buckets are the upper bounds of both histograms, in seconds.
+	// Buckets are the upper bounds of both histograms, in seconds, in any order.
 	// Default (nil): DefaultBuckets.
 	Buckets []float64
 	// ConstLabels are set on both metrics, to tell several observers apart that are
-	// registered in one place. Default (nil): none.
+	// registered in one place. One of the name result makes registering fail.
+	// Default (nil): none.
 	ConstLabels prometheus.Labels
 }
 
@@ -42,8 +44,8 @@ func NewObserver(opt *Options) *Observer {
 	if opt == nil {
 		opt = &Options{}
 	}
-	buckets := opt.Buckets
-	if buckets == nil {
+	buckets := slices.Compact(slices.Sorted(slices.Values(opt.Buckets)))
+	if opt.Buckets == nil {
 		buckets = DefaultBuckets
 	}
 	histogram := func(name, help string) *prometheus.HistogramVec {
@@ -68,15 +70,22 @@ func (o *Observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 	switch op.Name {
 	case redislock.OpObtain:
 		return ctx, func(outcome redislock.Outcome) {
-			o.wait.WithLabelValues(outcome.Result).Observe(outcome.Waited.Seconds())
+			observe(o.wait, outcome.Result, outcome.Waited)
 		}
 	case redislock.OpHold:
 		start := time.Now()
 		return ctx, func(outcome redislock.Outcome) {
-			o.hold.WithLabelValues(outcome.Result).Observe(time.Since(start).Seconds())
+			observe(o.hold, outcome.Result, time.Since(start))
 		}
 	default:
 		return ctx, nil
+	}
+}
+
+// observe does nothing for a histogram that is invalid: registering it says so.
+func observe(histogram *prometheus.HistogramVec, result string, duration time.Duration) {
+	if observer, err := histogram.GetMetricWithLabelValues(result); err == nil {
+		observer.Observe(duration.Seconds())
 	}
 }
 

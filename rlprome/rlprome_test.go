@@ -220,6 +220,17 @@ func TestObserver(t *testing.T) {
 	}
 }
 
+func TestObserver_badOptions(t *testing.T) {
+	unsorted := rlprome.NewObserver(&rlprome.Options{Buckets: []float64{2, 1, 2}})
+	registry := registered(t, unsorted)
+	work(t, unsorted)
+	assert.Len(t, histograms(t, registry, "redislock_hold_seconds")["success"].GetBucket(), 2)
+
+	clashing := rlprome.NewObserver(&rlprome.Options{ConstLabels: prometheus.Labels{"result": "good"}})
+	work(t, clashing)
+	assert.ErrorContains(t, prometheus.NewRegistry().Register(clashing), "result")
+}
+
 // histograms returns those of a metric by their label result.
 func histograms(t *testing.T, registry *prometheus.Registry, name string) map[string]*dto.Histogram {
 	t.Helper()
