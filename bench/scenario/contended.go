@@ -11,7 +11,7 @@ import (
 )
 
 // patience is for how long workers are waited for that are not served.
-const patience = 10 * time.Second
+const patience = 5 * time.Second
 
 // crowd is workers who want one lock.
 type crowd struct {
