@@ -5,9 +5,12 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 
 	"github.com/bsm/redislock/bench/scenario"
@@ -33,7 +36,7 @@ func plots(dir string, p plan, found findings) error {
 		jobs                []scenario.Job
 		log                 bool
 	}{
-		{"obtain.svg", "Obtain and release, per second (more is better)", "ops/s", p.uncontended, false},
+		{"obtain.svg", "Obtain and release, goroutines and client, per second (more is better)", "ops/s", p.uncontended, false},
 		{"handovers.svg", "Handovers of one lock, clients × workers, per second (more is better)", "handovers/s", p.contended, false},
 		{"waits.svg", "Longest wait for that lock, ms (less is better; logarithmic)", "longest wait ms", p.contended, true},
 		{"goroutines.svg", "Goroutines for locks that are kept alive (less is better; logarithmic)", "goroutines", p.kept, true},
@@ -44,6 +47,25 @@ func plots(dir string, p plan, found findings) error {
 		}
 	}
 	return nil
+}
+
+func shortTitle(job scenario.Job) string {
+	return strings.NewReplacer(" goroutines, ", ", ", " goroutine, ", ", ", " client", "", "auto pipeline", "pipelined").Replace(title(job))
+}
+
+// wholeTicks labels an axis with whole numbers.
+type wholeTicks struct {
+	plot.DefaultTicks
+}
+
+func (t wholeTicks) Ticks(least, most float64) []plot.Tick {
+	ticks := t.DefaultTicks.Ticks(least, most)
+	for i, tick := range ticks {
+		if tick.Label != "" {
+			ticks[i].Label = strconv.FormatFloat(tick.Value, 'f', 0, 64)
+		}
+	}
+	return ticks
 }
 
 // logScale is a logarithmic scale that has room for the foot of a bar.
@@ -63,6 +85,13 @@ func bars(file, heading, figure string, jobs []scenario.Job, found findings, log
 	p.BackgroundColor = color.White
 	p.Legend.Top = true
 	p.Legend.Left = true
+	p.Legend.Padding = vg.Points(4)
+	// The reader's font may be wider than the one that the plot is laid out with.
+	for _, style := range []*text.Style{&p.Legend.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label} {
+		style.Font.Size = vg.Points(9)
+	}
+	p.Y.Label.Text = " "
+	p.Y.Tick.Marker = wholeTicks{}
 	p.Add(plotter.NewGrid())
 
 	taking := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !takesPart(name, jobs[0]) })
@@ -90,7 +119,7 @@ func bars(file, heading, figure string, jobs []scenario.Job, found findings, log
 	}
 	labels := make([]string, len(jobs))
 	for i, job := range jobs {
-		labels[i] = title(job)
+		labels[i] = shortTitle(job)
 	}
 	p.NominalX(labels...)
 	p.X.Min, p.X.Max = -.5, float64(len(jobs))-.5
