@@ -93,11 +93,22 @@ func everyOp(t *testing.T) {
 	require.ErrorIs(t, held.Release(ctx), redislock.ErrLockNotHeld)
 	require.Error(t, new(redislock.Lock).Release(ctx))
 
-	watched := obtain(key, &redislock.Options{Watchdog: redislock.NewTickWatchdog(time.Millisecond)})
-	ticks := redislock.GetStats().WatchdogTick
-	require.Eventually(t, func() bool { return redislock.GetStats().WatchdogTick > ticks }, 10*time.Second, time.Millisecond)
+	before := redislock.GetStats()
+	grown := func(counter func(redislock.Stats) int64) func() bool {
+		return func() bool { return counter(redislock.GetStats()) > counter(before) }
+	}
+	obtain(key, &redislock.Options{Watchdog: redislock.NewTickWatchdog(time.Millisecond)})
+	await(t, grown(func(s redislock.Stats) int64 { return s.WatchdogTick }))
 	require.NoError(t, rdb.Del(ctx, key).Err())
-	<-watched.Done()
+	// The watchdog counts behind our back, until it has counted these.
+	await(t, grown(func(s redislock.Stats) int64 { return s.Lost }))
+	await(t, grown(func(s redislock.Stats) int64 { return s.WatchdogDone }))
+	await(t, grown(func(s redislock.Stats) int64 { return s.Refresh.Failed }))
+}
+
+func await(t *testing.T, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, 10*time.Second, time.Millisecond)
 }
 
 func TestCollector(t *testing.T) {
@@ -177,7 +188,7 @@ func work(t *testing.T, observer redislock.Observer) (waited time.Duration) {
 		assert.NoError(t, err)
 		obtained <- second
 	}()
-	require.Eventually(t, func() bool { return redislock.GetStats().Backoff > backoff }, 10*time.Second, time.Millisecond)
+	await(t, func() bool { return redislock.GetStats().Backoff > backoff })
 	require.NoError(t, first.Release(ctx))
 	second := <-obtained
 	require.NotNil(t, second)
