@@ -3,11 +3,16 @@
 package examples_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,99 +41,216 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// start returns the command of an example, to be run within a minute.
+func start(t *testing.T, example string, args ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return exec.CommandContext(ctx, filepath.Join(programs, example), args...)
+}
+
 // tell runs an example and returns the lines of its story.
 func tell(t *testing.T, example string, args ...string) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	var out bytes.Buffer
-	command := exec.CommandContext(ctx, filepath.Join(programs, example), args...)
-	command.Stdout, command.Stderr = &out, &out
-	require.NoError(t, command.Run(), "%s", &out)
+	var out, errs bytes.Buffer
+	command := start(t, example, args...)
+	command.Stdout, command.Stderr = &out, &errs
+	require.NoError(t, command.Run(), "%s%s", &out, &errs)
+	assert.Empty(t, errs.String())
 	return strings.Split(strings.TrimSpace(out.String()), "\n")
 }
 
 // requireLines requires that the story has such lines, in this order.
 func requireLines(t *testing.T, story []string, patterns ...string) {
 	t.Helper()
-	line := 0
+	rest := story
 	for _, pattern := range patterns {
-		for {
-			require.Less(t, line, len(story), "no %q in\n%s", pattern, strings.Join(story, "\n"))
-			line++
-			if assert.Regexp(new(testing.T), pattern, story[line-1]) {
-				break
-			}
-		}
+		i := slices.IndexFunc(rest, regexp.MustCompile(pattern).MatchString)
+		require.GreaterOrEqual(t, i, 0, "no %q in its place in\n%s", pattern, strings.Join(story, "\n"))
+		rest = rest[i+1:]
 	}
 }
 
-// onEach runs a test on an embedded server and on a real one, on which nothing may be left
-// for good.
+// onEach runs a test on an embedded server and on a real one.
 func onEach(t *testing.T, test func(t *testing.T, args ...string)) {
-	t.Run("embedded", func(t *testing.T) { test(t) })
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		test(t)
+	})
 	t.Run("real", func(t *testing.T) {
+		t.Parallel()
 		server := redistest.Start(t)
 		test(t, "-redis", server.Addr)
-		rdb := server.Client()
-		for _, key := range rdb.Keys(t.Context(), "*").Val() {
-			assert.NotEqual(t, time.Duration(-1), rdb.TTL(t.Context(), key).Val(), key)
-		}
+		requireNothingLeft(t, server)
 	})
+}
+
+// requireNothingLeft requires that no key is left, but for what ends by itself.
+func requireNothingLeft(t *testing.T, servers ...*redistest.Server) {
+	t.Helper()
+	for _, server := range servers {
+		client := server.Client()
+		keys, err := client.Keys(t.Context(), "*").Result()
+		require.NoError(t, err)
+		for _, key := range keys {
+			ttl, err := client.PTTL(t.Context(), key).Result()
+			require.NoError(t, err)
+			assert.NotEqual(t, time.Duration(-1), ttl, key)
+		}
+	}
 }
 
 func TestQuickstart(t *testing.T) {
 	onEach(t, func(t *testing.T, args ...string) {
 		requireLines(t, tell(t, "quickstart", args...),
-			"Anna obtains the lock", "Ben is refused", "has expired: Ben obtains it")
+			"Anna obtains the lock", "Ben is refused", "has expired: Ben obtains it", "Anna cannot release what is Ben's",
+			"Ben tries again until he has it",
+			"Ben has it", "Cleo has it", "Dan has it", "Eve has it", "Finn has it",
+			"The watchdog notices and her context ends")
 	})
 }
 
 func TestLeader(t *testing.T) {
 	onEach(t, func(t *testing.T, args ...string) {
 		story := tell(t, "leader", args...)
-		requireLines(t, story, "leads", "is killed", "leads", "is stopped", "leads", "goes on", "has lost the lead")
-		leads := 0
+		requireLines(t, story, " leads", "has led for twice the TTL", "is killed", " leads", "is stopped", " leads",
+			"goes on", "stops the job", "has lost the lead")
+		var leaders []string
 		for _, line := range story {
-			if strings.HasSuffix(line, " leads.") {
-				leads++
+			if led := regexp.MustCompile(`(\w+) leads\.$`).FindStringSubmatch(line); led != nil {
+				leaders = append(leaders, led[1])
 			}
 		}
-		assert.Equal(t, 3, leads, "one after the other")
+		assert.ElementsMatch(t, []string{"Anna", "Ben", "Cleo"}, leaders, "each once")
+		for line, who := range map[string]int{"is killed": 0, "is stopped": 1, "goes on": 1, "stops the job": 1, "has lost": 1} {
+			requireLines(t, story, leaders[who]+" "+line)
+		}
+		assert.Less(t, seconds(t, story, leaders[1]+" leads")-seconds(t, story, "is killed"), 5.0, "the TTL is one second")
 	})
+}
+
+// seconds returns the time of a line of the story.
+func seconds(t *testing.T, story []string, pattern string) float64 {
+	t.Helper()
+	i := slices.IndexFunc(story, regexp.MustCompile(pattern).MatchString)
+	require.GreaterOrEqual(t, i, 0, pattern)
+	time, _, _ := strings.Cut(strings.TrimSpace(story[i]), "s ")
+	s, err := strconv.ParseFloat(time, 64)
+	require.NoError(t, err)
+	return s
+}
+
+// All processes hold the end of a pipe until they end.
+func TestLeader_killed(t *testing.T) {
+	for _, line := range []string{" leads.", "is stopped"} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			alive, end, err := os.Pipe()
+			require.NoError(t, err)
+			defer alive.Close()
+			command := start(t, "leader")
+			command.Stderr = end
+			stdout, err := command.StdoutPipe()
+			require.NoError(t, err)
+			require.NoError(t, command.Start())
+			require.NoError(t, end.Close())
+			for story := bufio.NewScanner(stdout); story.Scan() && !strings.Contains(story.Text(), line); {
+			}
+			require.NoError(t, command.Process.Kill())
+			require.Error(t, command.Wait(), "it was killed while it ran")
+			require.NoError(t, alive.SetReadDeadline(time.Now().Add(20*time.Second)))
+			_, err = io.Copy(io.Discard, alive)
+			assert.NoError(t, err, "the others have ended")
+		})
+	}
 }
 
 func TestHTTPHandler(t *testing.T) {
 	onEach(t, func(t *testing.T, args ...string) {
-		requireLines(t, tell(t, "httphandler", args...),
-			"Ben asks for report 7 too: 409", "Anna's request: 200", "Cleo's request: 200",
-			"the work ends", "Anna's request: 200", "Redis is away.*503")
+		story := tell(t, "httphandler", args...)
+		requireLines(t, story,
+			"Anna asks: report 7", "Ben asks for the same: 409 Conflict, Retry-After: 1", "Cleo asks: report 8",
+			"Anna's request: 200", "Cleo's request: 200", "Ben's request: 200",
+			"Anna goes away. The work ends", "Ben's request: 200",
+			"Anna's request: 500", "Ben's request: 200")
+		if len(args) == 0 {
+			requireLines(t, story, "Redis is stopped", "Cleo asks for report 7: 503 Service Unavailable, Retry-After: 5")
+		}
 	})
 }
 
 func TestQuorum(t *testing.T) {
 	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
 		requireLines(t, tell(t, "quorum"),
-			"majority of 3 servers", "refused", "two of three refresh", "no majority", "node [01]: ", "The holder knows", "Nobody else")
+			"Anna obtains the lock from a majority of 3", "Ben is refused",
+			"Node 2 is stopped", "Anna refreshes", "Ben obtains another",
+			"Node 1 is stopped", "Anna cannot refresh", "1 of 3 nodes answered.*node 1: ", "node 2: ", "she knows",
+			"Ben cannot obtain", "node 1: ", "node 2: ",
+			"started again", "Ben obtains the lock", "Anna cannot release")
 	})
 	t.Run("real", func(t *testing.T) {
-		addrs := []string{redistest.Start(t).Addr, redistest.Start(t).Addr, redistest.Start(t).Addr}
-		requireLines(t, tell(t, "quorum", "-redis", strings.Join(addrs, ",")), "majority of 3 servers", "refused")
+		t.Parallel()
+		servers := []*redistest.Server{redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t)}
+		requireLines(t, tell(t, "quorum", "-redis", addresses(servers)),
+			"Anna obtains the lock from a majority of 5", "Ben is refused", "not stopped")
+		empty := 0 // a program that ends does not wait for the minority's answers
+		for _, server := range servers {
+			if keys, err := server.Client().DBSize(t.Context()).Result(); err == nil && keys == 0 {
+				empty++
+			}
+		}
+		assert.GreaterOrEqual(t, empty, 3)
 	})
+	t.Run("real, two of five away", func(t *testing.T) {
+		t.Parallel()
+		servers := []*redistest.Server{redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t)}
+		servers[0].Kill()
+		servers[3].Kill()
+		requireLines(t, tell(t, "quorum", "-redis", addresses(servers)),
+			"Anna obtains the lock from a majority of 5", "Ben is refused")
+	})
+}
+
+func addresses(servers []*redistest.Server) string {
+	var addrs []string
+	for _, server := range servers {
+		addrs = append(addrs, server.Addr)
+	}
+	return strings.Join(addrs, ",")
 }
 
 func TestCluster(t *testing.T) {
 	waits := []string{"Anna waits", "Ben waits", "Cleo waits", "Anna has it", "Ben has it", "Cleo has it"}
 	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
 		requireLines(t, tell(t, "cluster"), append([]string{`\{1\} is held`, "With: .* fencing token is 1"}, waits...)...)
 	})
 	t.Run("real", func(t *testing.T) {
+		t.Parallel()
 		cluster := redistest.StartCluster(t, false)
-		var addrs []string
-		for _, master := range cluster.Masters {
-			addrs = append(addrs, master.Addr)
-		}
-		requireLines(t, tell(t, "cluster", "-redis", strings.Join(addrs, ",")),
+		requireLines(t, tell(t, "cluster", "-redis", addresses(cluster.Masters)),
 			append([]string{`\{1\} is held`, `Without: .*\{hash tag\}`, "With: .* fencing token is 1"}, waits...)...)
+		requireNothingLeft(t, cluster.Masters...)
 	})
+}
+
+// That a server is not there is told, and the exit code is not 0.
+func TestAway(t *testing.T) {
+	for _, example := range []string{"quickstart", "leader", "httphandler", "quorum", "cluster"} {
+		t.Run(example, func(t *testing.T) {
+			t.Parallel()
+			addrs := "127.0.0.1:1"
+			if example == "quorum" {
+				addrs = strings.Repeat(addrs+",", 2) + addrs
+			}
+			var out, errs bytes.Buffer
+			command := start(t, example, "-redis", addrs)
+			command.Stdout, command.Stderr = &out, &errs
+			var exit *exec.ExitError
+			require.ErrorAs(t, command.Run(), &exit)
+			assert.Equal(t, 1, exit.ExitCode())
+			assert.Regexp(t, example+": .*connection refused", errs.String())
+		})
+	}
 }

@@ -27,8 +27,8 @@ func main() {
 }
 
 func run(ctx context.Context, addrs string) error {
-	real := addrs != ""
-	if !real {
+	onCluster := addrs != ""
+	if !onCluster {
 		embedded, stop, err := redistest.RunEmbedded()
 		if err != nil {
 			return err
@@ -59,12 +59,14 @@ func run(ctx context.Context, addrs string) error {
 	}
 
 	fmt.Println("\nLocks of several keys need a hash tag in common.")
-	if real { // the embedded server does not mind
+	if onCluster {
 		_, err := locker.ObtainMulti(ctx, []string{name("1", ""), name("2", "")}, time.Minute, nil)
 		if err == nil {
 			return errors.New("keys in two slots were not refused")
 		}
 		fmt.Printf("  Without: %v\n", err)
+	} else {
+		fmt.Println("  Without: a real Cluster refuses them. The embedded server is alone and does not mind.")
 	}
 	lock, err := locker.ObtainMulti(ctx, []string{name("cart", ":items"), name("cart", ":total")}, time.Minute, &redislock.Options{
 		FenceKey: name("cart", ":fence"), // the counter too
