@@ -94,16 +94,13 @@ func everyOp(t *testing.T) {
 	require.Error(t, new(redislock.Lock).Release(ctx))
 
 	before := redislock.GetStats()
-	grown := func(counter func(redislock.Stats) int64) func() bool {
-		return func() bool { return counter(redislock.GetStats()) > counter(before) }
-	}
 	obtain(key, &redislock.Options{Watchdog: redislock.NewTickWatchdog(time.Millisecond)})
-	await(t, grown(func(s redislock.Stats) int64 { return s.WatchdogTick }))
+	await(t, func() bool { return redislock.GetStats().WatchdogTick > before.WatchdogTick })
 	require.NoError(t, rdb.Del(ctx, key).Err())
-	// The watchdog counts behind our back, until it has counted these.
-	await(t, grown(func(s redislock.Stats) int64 { return s.Lost }))
-	await(t, grown(func(s redislock.Stats) int64 { return s.WatchdogDone }))
-	await(t, grown(func(s redislock.Stats) int64 { return s.Refresh.Failed }))
+	await(t, func() bool { // behind our back, and one after the other
+		now := redislock.GetStats()
+		return now.Lost > before.Lost && now.WatchdogDone > before.WatchdogDone && now.Refresh.Failed > before.Refresh.Failed
+	})
 }
 
 func await(t *testing.T, condition func() bool) {
