@@ -56,8 +56,10 @@ func TestScheduler_serverStops(t *testing.T) {
 		}
 	})
 	assert.EqualValues(t, 100, got.Lost)
-	assert.LessOrEqual(t, runtime.NumGoroutine(), goroutines+10, "stuck refreshes do not pile up")
 	assert.False(t, isClosed(kept.Done()), "another server's lock")
+	// Of the hundred alarms some may not have returned yet; what is stuck stays.
+	assert.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+10 },
+		10*time.Second, time.Millisecond, "stuck refreshes do not pile up")
 	assert.Positive(t, time.Until(kept.ValidUntil()))
 
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)

@@ -94,21 +94,30 @@ func startPrometheus(t *testing.T, target string) *promServer {
 	t.Cleanup(func() { <-exited })
 
 	p := &promServer{url: "http://" + addr}
-	require.Eventually(t, func() bool {
-		select {
-		case <-exited:
-			said, _ := os.ReadFile(log.Name())
-			require.FailNow(t, "it has ended", "%s", said)
-		default:
-		}
-		response, err := http.Get(p.url + "/-/ready")
-		if err != nil {
-			return false
-		}
-		_ = response.Body.Close()
-		return response.StatusCode == http.StatusOK
-	}, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return ended(exited) || p.ready() }, time.Minute, 50*time.Millisecond)
+	if ended(exited) {
+		said, _ := os.ReadFile(log.Name())
+		require.FailNow(t, "Prometheus has ended", "%s", said)
+	}
 	return p
+}
+
+func ended(exited <-chan struct{}) bool {
+	select {
+	case <-exited:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *promServer) ready() bool {
+	response, err := http.Get(p.url + "/-/ready")
+	if err != nil {
+		return false
+	}
+	_ = response.Body.Close()
+	return response.StatusCode == http.StatusOK
 }
 
 // get asks the API and decodes its data.
