@@ -9,24 +9,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What tells go-redis' clients of several nodes from others.
-type (
-	clusterClient interface {
-		MasterForKey(ctx context.Context, key string) (*redis.Client, error)
-	}
-	ringClient interface {
-		GetShardClientForKey(key string) (*redis.Client, error)
-	}
-)
-
 // sharded reports whether keys are spread over nodes.
 func (c *Client) sharded() bool {
-	switch c.client.(type) {
-	case clusterClient, ringClient:
-		return true
-	default:
-		return false
-	}
+	return c.cluster != nil || c.ring != nil
 }
 
 // nodeTimeout bounds the asking for a key's node, for which a Cluster may have to be asked
@@ -37,13 +22,13 @@ const nodeTimeout = 200 * time.Millisecond
 // cannot be told. After a failover or a migration it may be the wrong one for a while.
 func (c *Client) node(key string) *redis.Client {
 	var node *redis.Client
-	switch client := c.client.(type) {
-	case clusterClient:
+	switch {
+	case c.cluster != nil:
 		ctx, cancel := context.WithTimeout(context.Background(), nodeTimeout)
 		defer cancel()
-		node, _ = client.MasterForKey(ctx, key)
-	case ringClient:
-		node, _ = client.GetShardClientForKey(key)
+		node, _ = c.cluster.MasterForKey(ctx, key)
+	case c.ring != nil:
+		node, _ = c.ring.GetShardClientForKey(key)
 	}
 	return node
 }
@@ -51,8 +36,8 @@ func (c *Client) node(key string) *redis.Client {
 // lookForNodes has a Cluster's client find out which nodes there are: after a failure in a
 // pipeline it does not do so by itself.
 func (c *Client) lookForNodes(ctx context.Context) {
-	if client, ok := c.client.(interface{ ReloadState(ctx context.Context) }); ok {
-		client.ReloadState(ctx)
+	if c.nodes != nil {
+		c.nodes.ReloadState(ctx)
 	}
 }
 
@@ -69,7 +54,7 @@ func hashTag(key string) string {
 // checkTags finds out that keys may be on different nodes of a Ring. There a script runs
 // on the node of its first key, and nobody would notice.
 func (c *Client) checkTags(keys []string) error {
-	if _, ok := c.client.(ringClient); !ok {
+	if c.ring == nil {
 		return nil
 	}
 	if one, other, ok := differentTags(keys); ok {
@@ -99,52 +84,4 @@ func differentTags(keys []string) (one, other string, ok bool) {
 		}
 	}
 	return "", "", false
-}
-
-// subscriber returns the function to subscribe with to a channel on the node that the
-// channel's hash tag belongs to, and whether the channel is a sharded one. It is nil if
-// the client has none.
-func (c *Client) subscriber() (subscribe subscribeFunc, sharded bool) {
-	switch client := c.client.(type) {
-	case clusterClient:
-		// A plain message would go to all nodes, and nobody would know how many have
-		// received it. The master's own client does so also where the Cluster's is for
-		// reading from replicas.
-		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			node, err := client.MasterForKey(ctx, channel)
-			if err != nil {
-				return nil, err
-			}
-			return node.SSubscribe(ctx, channel), nil
-		}, true
-	case ringClient:
-		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			node, err := client.GetShardClientForKey(channel)
-			if err != nil {
-				return nil, err
-			}
-			return node.Subscribe(ctx, channel), nil
-		}, false
-	case *redis.Client:
-		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			return client.Subscribe(ctx, channel), nil
-		}, false
-	case interface {
-		Subscribe(ctx context.Context, channels ...string) *redis.PubSub
-		Info(ctx context.Context, sections ...string) *redis.StringCmd
-	}:
-		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			// It may be the AutoPipeliner of a Cluster, or hide its client.
-			info, err := client.Info(ctx, "cluster").Result()
-			if err != nil && !refused(err) {
-				return nil, err
-			}
-			if err != nil || strings.Contains(info, "cluster_enabled:1") {
-				return nil, errCannotSubscribe
-			}
-			return client.Subscribe(ctx, channel), nil
-		}, false
-	default:
-		return nil, false
-	}
 }

@@ -30,8 +30,8 @@ type inbox struct {
 	channel string // after a letter that queue.lua knows the kind by
 
 	// Guarded by waiting.mu.
-	waiters   map[uint64]*waiter
-	served    map[uint64]struct{} // waiters that have their locks: a message may come twice
+	waiters   map[string]*waiter
+	served    map[string]struct{} // waiters that have their locks: a message may come twice
 	confirmed bool                // whether the subscription has been
 	since     time.Duration       // since epoch: when it was last confirmed
 	misheard  int                 // how often, since a message came
@@ -47,7 +47,7 @@ type inboxKey struct {
 }
 
 func inboxKeyOf(lock *Lock) inboxKey {
-	key := inboxKey{client: identity(lock.Client)}
+	key := inboxKey{client: lock.identity}
 	if lock.sharded() {
 		key.key = lock.keys[0]
 	}
@@ -60,7 +60,7 @@ func openInbox(w *waiter) {
 	key := inboxKeyOf(w.lock)
 	b := waiting.inboxes[key]
 	if b == nil {
-		subscribe, sharded := w.lock.subscriber()
+		subscribe, sharded := w.lock.subscribing()
 		if subscribe == nil {
 			return
 		}
@@ -77,8 +77,8 @@ func openInbox(w *waiter) {
 			key:     key,
 			client:  w.lock.Client,
 			channel: kind + prefix + randomToken(),
-			waiters: make(map[uint64]*waiter),
-			served:  make(map[uint64]struct{}),
+			waiters: make(map[string]*waiter),
+			served:  make(map[string]struct{}),
 			closed:  make(chan struct{}),
 		}
 		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
@@ -139,10 +139,6 @@ func (b *inbox) close() *redis.PubSub {
 	}
 	return b.pubsub
 }
-
-// A subscribeFunc subscribes to a channel. It returns errCannotSubscribe if that is
-// impossible for good.
-type subscribeFunc func(ctx context.Context, channel string) (*redis.PubSub, error)
 
 var errCannotSubscribe = errors.New("cannot subscribe")
 
@@ -329,7 +325,8 @@ func (b *inbox) deliver(message string) {
 // absent returns a waiter in place of one that is not there any more.
 func absent(c *Client, h handover) *waiter {
 	lock := &Lock{Client: c, keys: []string{h.key}, value: h.value}
-	w := newWaiter(lock, orphanTimeout, &Options{Token: h.value})
+	w := newWaiter(lock, orphanTimeout, &Options{})
+	w.id = h.id
 	w.state = gone
 	return w
 }

@@ -82,10 +82,10 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 	return sent, true
 }
 
-// endRefresh notes how that command ended. If another overlapped with it, the
-// server may have run the two in either order. Whichever was last, it ran after
-// this one was sent and set at least the shortest TTL.
-func (l *lease) endRefresh(sent time.Duration, err error) {
+// endRefresh notes how that command ended, and returns why the lease has ended, if it has.
+// If another overlapped with it, the server may have run the two in either order.
+// Whichever was last, it ran after this one was sent and set at least the shortest TTL.
+func (l *lease) endRefresh(sent time.Duration, err error) (cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil && l.cause == nil {
@@ -95,7 +95,7 @@ func (l *lease) endRefresh(sent time.Duration, err error) {
 	}
 	l.underWay--
 	if l.alarm == nil {
-		return
+		return l.cause
 	}
 	if l.refreshed <= sent {
 		l.alarm.failure = err
@@ -104,6 +104,7 @@ func (l *lease) endRefresh(sent time.Duration, err error) {
 		close(l.alarm.idle)
 		l.alarm.idle = nil
 	}
+	return l.cause
 }
 
 // wind sets the alarm to validUntil, with mu held.
@@ -167,7 +168,7 @@ func (l *lease) endIfExpired() (cause error, expired bool) {
 		return nil, false
 	}
 	since := epoch.Add(l.refreshed).Format("15:04:05.000")
-	if l.alarm.failure != nil {
+	if l.alarm != nil && l.alarm.failure != nil {
 		cause = fmt.Errorf("%w: not refreshed since %s because of: %w", ErrLockNotHeld, since, l.alarm.failure)
 	} else {
 		cause = fmt.Errorf("%w: not refreshed since %s", ErrLockNotHeld, since)

@@ -29,6 +29,18 @@ type Options struct {
 	// of one length, or that end in a character that occurs nowhere else in them,
 	// are safe.
 	//
+	// What one call does with a token may meet what another does with the same:
+	//
+	//   - A call that fails may leave the lock to its token until the TTL has passed,
+	//     because an earlier call may hold it. A quorum gives back what the failed call
+	//     took and the token had not held before, on the nodes that answered. FairQueue
+	//     passes on what it handed to just that call.
+	//   - A Release that was not answered may still be on its way, and then releases the
+	//     lock that the token has obtained since.
+	//   - Obtaining again with a shorter TTL, or with other metadata, shortens or ends the
+	//     lock that was obtained before, unknown to its ValidUntil and Done.
+	//   - For one lock, either all calls with a token use FairQueue or none does.
+	//
 	// Default (""): 22 random characters for each lock.
 	Token string
 
@@ -44,10 +56,10 @@ type Options struct {
 	// should one of them become the master; that a Sentinel or Cluster promotes one of
 	// those that know it is certain only if all replicas have confirmed.
 	//
-	// If fewer confirm within a second, half of the TTL, or the context, the key is
-	// released and Obtain returns an error that says how many did. The Redis client must
-	// have the method Pipelined; script and confirmation take one round trip, two with
-	// [FairQueue].
+	// If fewer confirm within a second, half of the TTL, or the context, Obtain returns an
+	// error that says how many did, and the key is released unless Token is a custom one.
+	// The Redis client must be one of go-redis itself, not a wrapper. Script and
+	// confirmation take one round trip, two with [FairQueue].
 	// Default (0): the master's word is enough.
 	MinReplicas int
 

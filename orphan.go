@@ -38,28 +38,32 @@ func refused(err error) bool {
 		!redis.IsTryAgainError(err)
 }
 
-// releaseOrphan releases the lock in the background. The channel that it returns
-// is closed after the first attempt.
+// releaseOrphan releases the lock in the background, unless it may be somebody's by a custom
+// token. The channel that it returns is closed after the first attempt.
 //
 // Redis may answer that there is nothing to release because the command that
 // takes the lock is still under way, on another connection. That is why it is
-// asked again for a while. Deleting by value cannot hit another lock: the token
-// was made for this one try.
+// asked again for a while.
 func (l *Lock) releaseOrphan(ttl time.Duration) (tried <-chan struct{}) {
 	first := make(chan struct{})
-	var once sync.Once
+	if !l.unique {
+		close(first)
+		return first
+	}
 	select {
 	case orphans <- struct{}{}:
 	default:
 		close(first)
 		return first
 	}
+	var once sync.Once
+	script, keys := l.releasing()
 	go func() {
 		defer func() { <-orphans }()
 		end := sinceEpoch() + min(ttl, orphanTimeout)
 		for delay := 20 * time.Millisecond; ; delay = min(2*delay, time.Second) {
 			ctx, cancel := context.WithTimeout(context.Background(), end-sinceEpoch())
-			held, err := l.run(ctx, releaseScript, l.keys, l.value)
+			held, err := l.run(ctx, script, keys, l.value)
 			cancel()
 			once.Do(func() { close(first) })
 

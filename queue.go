@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -103,12 +104,11 @@ type waiter struct {
 	task
 	keys  []string // as queue_ask.lua takes them
 	ttl   time.Duration
-	own   bool          // the value was made for this caller, nobody else can hold by it
 	since time.Duration // since epoch: when it first asked
 	turn  chan turn     // holds one
 
 	// Guarded by waiting.mu.
-	id         uint64
+	id         string // of this call, in all processes
 	inbox      *inbox // nil if no message can come
 	servedBy   *inbox // that it had when it was served; nil once the lock has ended
 	state      waiterState
@@ -145,7 +145,6 @@ func newWaiter(lock *Lock, ttl time.Duration, opt *Options) *waiter {
 	w := &waiter{
 		keys:  queueKeys(lock.keys[0]),
 		ttl:   ttl.Truncate(time.Millisecond),
-		own:   opt.Token == "",
 		since: sinceEpoch(),
 		turn:  make(chan turn, 1),
 	}
@@ -276,9 +275,6 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 		// It was not this waiter's command, or one that made it wait, that set the key.
 		sent = sinceEpoch()
 		reply, err := lock.renew(ctx, w.ttl)
-		if isUnconfirmed(err) {
-			w.own = true // and to be given back, although the token is a custom one
-		}
 		if err != nil || reply == 0 {
 			return false, err
 		}
@@ -308,7 +304,7 @@ func (w *waiter) listen() {
 	waiting.mu.Lock()
 	defer waiting.mu.Unlock()
 	waiting.ids++
-	w.id = waiting.ids
+	w.id = processID + strconv.FormatUint(waiting.ids, 36)
 	if b := waiting.inboxes[key]; b != nil && b.confirmed {
 		b.add(w)
 	}
@@ -374,18 +370,18 @@ func (w *waiter) askCall() call {
 		keys:   w.keys,
 		args: []any{
 			w.lock.value, w.ttl.Milliseconds(), w.lock.tokenLen, alive.Milliseconds(),
-			waited.Microseconds(), ticket(w.id, now), channel,
+			waited.Microseconds(), ticket(w.id, now, w.keys[0]), channel,
 		},
 		sent: now,
 	}
 }
 
 func (w *waiter) leaveCall() call {
-	own := 0
-	if w.own {
-		own = 1
+	unique := 0
+	if w.lock.unique {
+		unique = 1
 	}
-	return call{script: queueLeaveScript, keys: w.keys[:3], args: []any{w.lock.value, own}, sent: sinceEpoch()}
+	return call{script: queueLeaveScript, keys: w.keys[:3], args: []any{w.lock.value, w.id, unique}, sent: sinceEpoch()}
 }
 
 // serve ends the waiting of a waiter that has the lock.
@@ -440,7 +436,7 @@ func (w *waiter) leave(lost bool) {
 	}
 	w.unlist(leaving)
 	now := sinceEpoch()
-	w.until = now + min(w.ttl+3*askInterval, orphanTimeout)
+	w.until = now + min(min(w.ttl, orphanTimeout)+3*askInterval, orphanTimeout)
 	w.lingers = now
 	if lost {
 		w.lingers += orphanGrace
@@ -610,16 +606,20 @@ func (w *waiter) next(call call, err error) (due time.Duration, ok bool) {
 	return sinceEpoch() + w.retry/2 + rand.N(w.retry), true
 }
 
+// processID tells the waiters of this process from those of others.
+var processID = randomToken() + "."
+
 // A ticket is what a handover brings back: whom it is for, and which of its asks the
 // server had seen by then. A message may be late: after a pause of this process the lock
-// that it is about may be gone, and the waiter be in the queue again.
-func ticket(id uint64, sent time.Duration) string {
-	return strconv.FormatUint(id, 10) + ":" + strconv.FormatInt(int64(sent), 10)
+// that it is about may be gone, and the waiter be in the queue again. The key is the one
+// that this process knows the lock by; a client may have changed it on its way to the server.
+func ticket(id string, sent time.Duration, key string) string {
+	return id + ":" + strconv.FormatInt(int64(sent), 10) + ":" + base64.RawURLEncoding.EncodeToString([]byte(key))
 }
 
 // A handover is a message from queue.lua.
 type handover struct {
-	id    uint64
+	id    string
 	sent  time.Duration
 	key   string
 	value string
@@ -627,13 +627,12 @@ type handover struct {
 
 func parseHandover(message string) (h handover, ok bool) {
 	id, rest, ok1 := strings.Cut(message, ":")
-	sent, rest, ok2 := strings.Cut(rest, " ")
-	length, rest, ok3 := strings.Cut(rest, " ")
-	number, err1 := strconv.ParseUint(id, 10, 64)
-	moment, err2 := strconv.ParseInt(sent, 10, 64)
-	n, err3 := strconv.Atoi(length)
-	if !ok1 || !ok2 || !ok3 || errors.Join(err1, err2, err3) != nil || n < 0 || n > len(rest) {
+	sent, rest, ok2 := strings.Cut(rest, ":")
+	encoded, value, ok3 := strings.Cut(rest, " ")
+	moment, err1 := strconv.ParseInt(sent, 10, 64)
+	key, err2 := base64.RawURLEncoding.DecodeString(encoded)
+	if !ok1 || !ok2 || !ok3 || errors.Join(err1, err2) != nil || len(key) == 0 {
 		return handover{}, false
 	}
-	return handover{id: number, sent: time.Duration(moment), key: rest[:n], value: rest[n:]}, true
+	return handover{id: id, sent: time.Duration(moment), key: string(key), value: value}, true
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"strings"
@@ -478,7 +479,7 @@ func TestFairQueue_messageToAReplica(t *testing.T) {
 	awaitChannels(t, rdb, 1)
 	alive := time.Now().Add(time.Minute).UnixMicro()
 	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "astray"}).Err())
-	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "astray", fmt.Sprintf("%d 60000 1:1 predislock:astray", alive)).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "astray", fmt.Sprintf("%d 60000 1:1:bG9jaw predislock:astray", alive)).Err())
 	requireOrder(t, lock, results, time.Second, "present")
 
 	require.NoError(t, rdb.Publish(t.Context(), "redislock:astray", "the first").Err())
@@ -745,7 +746,7 @@ func TestFairQueue_handoverToTheAbsent(t *testing.T) {
 	channel := rdb.PubSubChannels(t.Context(), "redislock:*").Val()[0]
 	alive := time.Now().Add(time.Minute).UnixMicro()
 	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "absent"}).Err())
-	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "absent", fmt.Sprintf("%d 60000 123456:1 p%s", alive, channel)).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "absent", fmt.Sprintf("%d 60000 123456:1:bG9jaw p%s", alive, channel)).Err())
 	requireOrder(t, lock, results, 800*time.Millisecond, "present")
 	awaitNoKeys(t, rdb)
 }
@@ -777,9 +778,9 @@ func TestFairQueue_falseMessages(t *testing.T) {
 	entry := strings.Fields(rdb.HGet(t.Context(), waitersKey, value).Val())
 	id, _, _ := strings.Cut(entry[2], ":")
 	for _, message := range []string{
-		"", "::", value, entry[2], entry[2] + " 99999 " + key + value,
-		id + ":-99999999999999 8 " + key + value, // before all times
-		id + ":9223372036854775807 8 " + key + value,
+		"", "::", value, entry[2], id + ":1:not-the-key " + value,
+		id + ":-99999999999999:bG9jaw " + value, // before all times
+		id + ":9223372036854775807:bG9jaw " + value,
 	} {
 		require.NoError(t, rdb.Publish(t.Context(), channel, message).Err())
 	}
@@ -929,5 +930,148 @@ func TestFairQueue_do(t *testing.T) {
 	}
 	workers.Wait()
 	assert.Equal(t, 1, most)
+	awaitNoKeys(t, rdb)
+}
+
+// A call by a token that holds the lock fails: the holder keeps it.
+func TestFairQueue_customTokenIsLeftAlone(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := server.Client()
+	proxy := redistest.StartProxy(t, server.Addr)
+	through := redistest.Client(t, proxy.Addr, impatient)
+	require.NoError(t, through.Ping(t.Context()).Err())
+	host := fair()
+	host.Token = "host"
+	for name, fail := range map[string]func(*testing.T){
+		"context over": func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err := redislock.Obtain(ctx, rdb, key, ttl, host)
+			require.ErrorIs(t, err, context.Canceled)
+		},
+		"reply lost": func(t *testing.T) {
+			proxy.DropReplies(true)
+			_, err := redislock.Obtain(t.Context(), through, key, ttl, host)
+			require.Error(t, err)
+			proxy.DropReplies(false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := obtain(t, rdb, fair())
+			results := make(chan obtained, 2)
+			waitInLine(t, t.Context(), rdb, rdb, "host", host, results)
+			waitInLine(t, t.Context(), rdb, rdb, "last", fair(), results)
+			awaitChannels(t, rdb, 2)
+			require.NoError(t, first.Release(t.Context()))
+			served := receive(t, results)
+			require.Equal(t, "host", served.name)
+			fail(t)
+			require.Never(t, func() bool { return rdb.Get(t.Context(), key).Val() != "host" },
+				500*time.Millisecond, 10*time.Millisecond)
+			require.False(t, isClosed(served.lock.Done()))
+			requireOrder(t, served.lock, results, 3*time.Second, "last")
+			awaitNoKeys(t, rdb)
+		})
+	}
+}
+
+// The leaving of a call that failed is late. It must not take the lock from the next call
+// by the same token, nor its place.
+func TestFairQueue_customTokenTriesAgain(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, client := server.Client(), server.Client()
+	var gate gate
+	client.AddHook(&gate)
+	host := fair()
+	host.Token = "host"
+	for _, before := range []string{"the next is queued", "the next is served"} {
+		t.Run(before, func(t *testing.T) {
+			lock := obtain(t, rdb, fair())
+			results := make(chan obtained, 3)
+			ctx, cancel := context.WithCancel(t.Context())
+			waitInLine(t, ctx, rdb, client, "failed", host, results)
+			awaitChannels(t, rdb, 1)
+			leaves := gate.close("leave")
+			cancel()
+			require.Equal(t, "failed", receive(t, results).name)
+			gate.await(t, leaves, 1)
+
+			go func() {
+				lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, host)
+				results <- obtained{"again", lock, err, time.Now()}
+			}()
+			waitInLine(t, t.Context(), rdb, rdb, "last", fair(), results)
+			awaitChannels(t, rdb, 2)
+			comeLate := func() {
+				calls := server.Calls("evalsha") + server.Calls("eval")
+				gate.open("leave")
+				leaves.release()
+				require.Eventually(t, func() bool { return server.Calls("evalsha")+server.Calls("eval") > calls },
+					10*time.Second, time.Millisecond)
+			}
+			if before == "the next is queued" {
+				comeLate()
+				require.Never(t, func() bool { return queued(t, rdb) != 2 }, 500*time.Millisecond, 10*time.Millisecond)
+			}
+			require.NoError(t, lock.Release(t.Context()))
+			served := receive(t, results)
+			require.Equal(t, "again", served.name)
+			if before == "the next is served" {
+				comeLate()
+			}
+			require.Never(t, func() bool { return rdb.Get(t.Context(), key).Val() != "host" },
+				500*time.Millisecond, 10*time.Millisecond)
+			require.False(t, isClosed(served.lock.Done()))
+			requireOrder(t, served.lock, results, 3*time.Second, "last")
+			awaitNoKeys(t, rdb)
+		})
+	}
+}
+
+// Messages reach the waiters of a client that changes keys, too.
+func TestFairQueue_clientThatChangesKeys(t *testing.T) {
+	rdb := redistest.Start(t).Client()
+	client := prefixer{rdb}
+	lock := obtain(t, client, fair())
+	results := make(chan obtained, 2)
+	for i, name := range []string{"first", "second"} {
+		go func() {
+			lock, err := redislock.Obtain(t.Context(), client, key, ttl, fair())
+			results <- obtained{name, lock, err, time.Now()}
+		}()
+		require.Eventually(t, func() bool {
+			waiters := rdb.HVals(t.Context(), "my-"+waitersKey).Val()
+			return len(waiters) == i+1 && strings.Contains(waiters[i], " predislock:")
+		}, 10*time.Second, time.Millisecond)
+	}
+	requireOrder(t, lock, results, 700*time.Millisecond, "first", "second")
+	awaitNoKeys(t, rdb)
+}
+
+// A holder whose TTL is the longest there is is not asked after all the time.
+func TestFairQueue_longestTTL(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client()
+	const longest = time.Duration(math.MaxInt64)
+	lock, err := redislock.Obtain(t.Context(), rdb, key, longest, fair())
+	require.NoError(t, err)
+	assert.Greater(t, time.Until(lock.ValidUntil()), longest/2)
+	ctx, cancel := context.WithCancel(t.Context())
+	results := make(chan obtained, 1)
+	go func() {
+		lock, err := redislock.Obtain(ctx, rdb, key, longest, fair())
+		results <- obtained{"waiter", lock, err, time.Now()}
+	}()
+	awaitQueue(t, rdb, 1)
+	awaitChannels(t, rdb, 1)
+	asks := server.Calls("evalsha")
+	time.Sleep(500 * time.Millisecond)
+	assert.LessOrEqual(t, server.Calls("evalsha"), asks+5)
+	cancel()
+	require.ErrorIs(t, receive(t, results).err, context.Canceled)
+	assert.Zero(t, queued(t, rdb))
+	require.NoError(t, lock.Release(t.Context()))
 	awaitNoKeys(t, rdb)
 }

@@ -35,8 +35,8 @@ const (
 //
 // All nodes are asked at the same time. One that does not answer is not waited for
 // longer than a tenth of the TTL, at most half a second; and once the majority has
-// decided, not longer than it took for that or 10 ms. A failed try is undone on all
-// nodes. So that tries which get in each other's way part again, the waits of the retry
+// decided, not longer than it took for that or 10 ms. A failed try is undone; with a custom
+// token only on nodes that the token had not held before ([Options].Token). So that tries which get in each other's way part again, the waits of the retry
 // strategy are varied by half.
 //
 // Refresh needs a majority, and takes the lock again on nodes that have lost it. TTL is
@@ -56,7 +56,7 @@ func NewQuorum(clients ...RedisClient) *Client {
 	for _, client := range clients {
 		q.nodes = append(q.nodes, &node{Client: New(client), calls: make(chan struct{}, maxNodeCalls)})
 	}
-	return &Client{quorum: q}
+	return &Client{quorum: q, capabilities: capabilities{identity: q}}
 }
 
 // NodeError is what went wrong with one node of a quorum.
@@ -119,11 +119,17 @@ func nodeWait(ttl time.Duration) time.Duration {
 
 // ask asks all nodes at the same time.
 func (q *quorum) ask(ctx context.Context, wait time.Duration, ask func(ctx context.Context, i int) (int64, error)) []answer {
+	answers := q.allNodes()
+	q.askThese(ctx, wait, answers, ask)
+	return answers
+}
+
+// allNodes returns an answer of each node, which is yet to be asked for.
+func (q *quorum) allNodes() []answer {
 	answers := make([]answer, len(q.nodes))
 	for i := range answers {
 		answers[i].node = i
 	}
-	q.askThese(ctx, wait, answers, ask)
 	return answers
 }
 
@@ -137,7 +143,7 @@ func (q *quorum) askThese(ctx context.Context, wait time.Duration, answers []ans
 		i := answers[at].node
 		go func() {
 			// Also of a client that does not heed it, the caller will not wait for longer.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
+			ctx, cancel := context.WithTimeout(ctx, wait)
 			defer cancel()
 			reply, err := ask(ctx, i)
 			arrived <- answerAt{at, answer{i, reply, err}}
@@ -207,6 +213,9 @@ func fine(a answer) bool    { return a.err == nil }
 func granted(a answer) bool { return fine(a) && a.reply > 0 }
 func denied(a answer) bool  { return fine(a) && a.reply <= 0 }
 
+// untouched reports whether a node that was to take the lock is sure not to have done so.
+func untouched(a answer) bool { return denied(a) || refused(a.err) }
+
 // impossible reports whether so many nodes said no that no majority can say yes.
 func (q *quorum) impossible(answers []answer) bool {
 	return count(answers, denied) > len(q.nodes)-q.majority()
@@ -218,20 +227,44 @@ func (q *quorum) try(ctx context.Context, lock *Lock, ttl time.Duration) (*Lock,
 	ttl = ttl.Truncate(time.Millisecond)
 	lock.lease.begin(sinceEpoch(), ttl)
 	answers := q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
-		if len(lock.keys) == 1 {
-			return q.nodes[i].run(ctx, obtainScript, lock.keys, lock.value, ttl.Milliseconds(), lock.tokenLen)
-		}
-		return q.nodes[i].run(ctx, obtainMultiScript, lock.keys, lock.value, ttl.Milliseconds(), lock.tokenLen, 0)
+		return q.nodes[i].run(ctx, quorumObtainScript, lock.keys, lock.value, ttl.Milliseconds(), lock.tokenLen)
 	})
 	lock.noteUnsure(answers)
 	if count(answers, granted) >= q.majority() && lock.lease.remaining() > 0 {
 		return lock, nil
 	}
-	q.release(lock, ttl)
-	if count(answers, fine) >= q.majority() {
+	q.undo(ctx, lock, ttl, answers)
+	if q.impossible(answers) || count(answers, fine) >= q.majority() && ctx.Err() == nil {
 		return nil, nil
 	}
 	return nil, q.silence(ctx, answers)
+}
+
+// undo gives back what a failed try took. It goes on in the background when ctx ends.
+func (q *quorum) undo(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ctx := context.WithoutCancel(ctx)
+		if lock.unique {
+			q.releaseOn(ctx, lock, ttl, slices.DeleteFunc(slices.Clone(answers), untouched))
+			return
+		}
+		// By a custom token the lock may have been held before, on any node, and other
+		// calls may count on what this one took: only that goes, and only if they do not.
+		taken := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply <= 1 })
+		expiry := make(map[int]int64)
+		for _, a := range taken {
+			expiry[a.node] = a.reply
+		}
+		q.askThese(ctx, nodeWait(ttl), taken, func(ctx context.Context, i int) (int64, error) {
+			return q.nodes[i].run(ctx, quorumUndoScript, lock.keys, lock.value, expiry[i])
+		})
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // noteUnsure notes on which nodes the lock may yet be taken.
@@ -243,19 +276,25 @@ func (l *Lock) noteUnsure(answers []answer) {
 	}
 }
 
-// release releases the lock on all nodes, in the background on those that do not answer,
-// or may take it yet.
-func (q *quorum) release(lock *Lock, ttl time.Duration) []answer {
-	answers := q.ask(context.Background(), nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
+// releaseOn releases the lock on the nodes that the answers name, and replaces these. It
+// goes on in the background with nodes that do not answer, or may take the lock yet.
+func (q *quorum) releaseOn(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer) {
+	q.askThese(ctx, nodeWait(ttl), answers, func(ctx context.Context, i int) (int64, error) {
 		return q.nodes[i].run(ctx, releaseScript, lock.keys, lock.value)
 	})
 	for _, a := range answers {
 		if a.err != nil && !refused(a.err) || a.reply == 0 && lock.watch.ballot.unsure[a.node].Load() {
-			orphan := &Lock{Client: q.nodes[a.node].Client, keys: lock.keys, value: lock.value}
+			orphan := &Lock{Client: q.nodes[a.node].Client, keys: lock.keys, value: lock.value, unique: lock.unique}
 			orphan.releaseOrphan(ttl)
 		}
 	}
-	return answers
+}
+
+// abandon releases a lock that nobody holds any more, if it is unique.
+func (q *quorum) abandon(lock *Lock, ttl time.Duration) {
+	if lock.unique {
+		q.releaseOn(context.Background(), lock, ttl, q.allNodes())
+	}
 }
 
 // releaseHeld releases the lock of a holder, and reports whether a majority had it.
@@ -275,7 +314,8 @@ func (q *quorum) releaseHeld(ctx context.Context, lock *Lock) (held bool, _ erro
 	if wait > 0 {
 		time.Sleep(wait)
 	}
-	answers := q.release(lock, orphanTimeout)
+	answers := q.allNodes()
+	q.releaseOn(ctx, lock, orphanTimeout, answers)
 	if count(answers, granted) >= q.majority() {
 		return true, nil
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -408,4 +410,103 @@ func TestQuorum_retriesVary(t *testing.T) {
 		}
 		assert.Greater(t, len(waits), 10, fmt.Sprint(waits))
 	})
+}
+
+// longest waits for as long as there can be a wait for.
+type longest struct{ asked atomic.Int32 }
+
+func (l *longest) NextBackoff() time.Duration {
+	l.asked.Add(1)
+	return math.MaxInt64
+}
+
+func TestQuorum_longestWait(t *testing.T) {
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	_, err := locker.Obtain(t.Context(), key, ttl, nil)
+	require.NoError(t, err)
+	for range 20 { // the wait varies
+		strategy := &longest{}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err = locker.Obtain(ctx, key, ttl, &redislock.Options{RetryStrategy: strategy})
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.EqualValues(t, 1, strategy.asked.Load())
+	}
+}
+
+// A try that fails keeps what the token held before, on every node.
+func TestQuorum_customTokenIsLeftAlone(t *testing.T) {
+	redistest.NoLeaks(t)
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes, impatient)
+	opt := &redislock.Options{Token: "me"}
+	lock, err := locker.Obtain(t.Context(), key, ttl, opt)
+	require.NoError(t, err)
+	failures := map[string]func(){
+		"context over": func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, err = locker.Obtain(ctx, key, ttl, opt)
+			require.ErrorIs(t, err, context.Canceled)
+		},
+		"majority silent": func() {
+			for _, node := range nodes[:2] {
+				node.Pause()
+			}
+			_, err = locker.Obtain(t.Context(), key, ttl, opt)
+			for _, node := range nodes[:2] {
+				node.Resume()
+			}
+			require.Error(t, err)
+		},
+	}
+	for name, fail := range failures {
+		t.Run(name, func(t *testing.T) {
+			fail()
+			require.Never(t, func() bool { return holding(t, nodes) < 3 }, 300*time.Millisecond, 10*time.Millisecond)
+			require.False(t, isClosed(lock.Done()))
+		})
+	}
+	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	require.NoError(t, lock.Release(t.Context()))
+	assert.Zero(t, holding(t, nodes))
+}
+
+// What the failed try of a custom token has newly taken is given back, but not any more if
+// the token was given the lock meanwhile.
+func TestQuorum_customTokenIsUndone(t *testing.T) {
+	nodes := startNodes(t, 3)
+	slow := slowly{UniversalClient: nodes[2].Client()}
+	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
+	opt := &redislock.Options{Token: "me"}
+	others := func() {
+		for _, node := range nodes[:2] {
+			require.NoError(t, node.Client().Set(t.Context(), key, "somebody else", 0).Err())
+		}
+	}
+	others()
+	for range 2 { // the second time the script is known
+		_, err := locker.Obtain(t.Context(), key, ttl, opt)
+		require.Equal(t, redislock.ErrNotObtained, err)
+		require.Equal(t, 2, holding(t, nodes), "not on the third")
+	}
+
+	slow.hold("undo")
+	failed := make(chan error, 1)
+	go func() {
+		_, err := locker.Obtain(t.Context(), key, ttl, opt)
+		failed <- err
+	}()
+	<-slow.held
+	for _, node := range nodes[:2] {
+		require.NoError(t, node.Client().Del(t.Context(), key).Err())
+	}
+	lock, err := locker.Obtain(t.Context(), key, ttl, opt)
+	require.NoError(t, err)
+	slow.letGo()
+	slow.wait()
+	require.Equal(t, redislock.ErrNotObtained, <-failed)
+	assert.Equal(t, 3, holding(t, nodes), "the lock has the node too")
+	require.NoError(t, lock.Release(t.Context()))
 }

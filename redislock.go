@@ -45,6 +45,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -66,11 +67,13 @@ var (
 var errNoClient = errors.New("redislock: no Redis client: give New or NewQuorum one that is not nil")
 
 // RedisClient is what a Client needs of go-redis. *redis.Client, *redis.ClusterClient,
-// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it. Where it has
-// Pipelined, Subscribe and Info as those do, these are used too. A wrapper should embed the
-// client, not an interface, so that it does not hide that it is one of a Cluster. Only of
-// go-redis' own types a free lock is obtained by a plain command: a wrapper may do something
-// to scripts, such as adding a prefix to keys, that it does not do to commands.
+// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it.
+//
+// A wrapper of one's own may do something to scripts, such as adding a prefix to keys. So
+// with a wrapper everything is done by its script methods, one call at a time for each
+// lock. Plain commands, pipelines and MinReplicas are only for go-redis' own types. Where a
+// wrapper has Subscribe and Info, [FairQueue] uses them. It should embed the client, not an
+// interface, so that it does not hide that it is one of a Cluster.
 type RedisClient interface {
 	redis.Scripter
 }
@@ -79,7 +82,7 @@ type RedisClient interface {
 // nothing to close, and leaves it to the caller to close the Redis client.
 type Client struct {
 	client RedisClient
-	setter setter  // the same; nil if it cannot be used
+	capabilities
 	quorum *quorum // instead of client; nil unless made by NewQuorum
 
 	observers []Observer
@@ -95,7 +98,10 @@ func New(client RedisClient) *Client {
 	if v := reflect.ValueOf(client); v.Kind() == reflect.Pointer && v.IsNil() {
 		client = nil
 	}
-	return &Client{client: client, setter: setterOf(client)}
+	if client == nil {
+		return &Client{}
+	}
+	return &Client{client: client, capabilities: capabilitiesOf(client)}
 }
 
 // Obtain is a short-cut for New(client).Obtain.
@@ -115,7 +121,7 @@ func ObtainMulti(ctx context.Context, client RedisClient, keys []string, ttl tim
 //
 // ctx bounds the obtaining, not the holding: a lock and its watchdog outlive it.
 // If it has no deadline, waiting ends when ttl has passed since the call, so that
-// an endless strategy ends.
+// an endless strategy ends. If ctx is over already, nothing is sent.
 //
 // Errors:
 //
@@ -151,6 +157,7 @@ func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Dur
 	if err != nil {
 		return nil, nil, err
 	}
+	lock.setTicking(ttl)
 	held := lock.observeHold(ctx, ttl)
 	lock.startWatchdog(held, ttl)
 	return lock, held, nil
@@ -161,10 +168,16 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 	if err := checkObtain(c, keys, ttl, opt); err != nil {
 		return nil, false, err
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, true, err // nothing was sent, so that there is nothing to undo
+	}
+	pause := newPause(ctx, ttl, opt)
+	pause.vary, pause.observed = c.quorum != nil, observed
+	ctx, cancel := c.boundBy(ctx, ttl)
+	defer cancel()
 	if len(keys) == 1 && isFair(opt) && c.quorum == nil {
 		return c.obtainInTurn(ctx, keys[0], ttl, opt, observed)
 	}
-	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl), vary: c.quorum != nil, observed: observed}
 	for waiting := false; ; waiting = true {
 		lock, err := c.try(ctx, keys, ttl, opt, waiting)
 		if lock != nil {
@@ -183,6 +196,15 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 			return nil, false, ErrNotObtained
 		}
 	}
+}
+
+// boundBy gives a context without a deadline one after ttl, where that can end a command
+// which Redis does not answer. Elsewhere it is enough to bound the waiting between commands.
+func (c *Client) boundBy(ctx context.Context, ttl time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok || c == nil || c.ownTimeout || c.quorum != nil {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, ttl)
 }
 
 func checkObtain(c *Client, keys []string, ttl time.Duration, opt *Options) error {
@@ -215,6 +237,9 @@ func checkOptions(c *Client, keys []string, opt *Options) error {
 		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", opt.FenceKey)
 	case opt.MinReplicas < 0:
 		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", opt.MinReplicas)
+	case opt.MinReplicas > 0 && c.quorum == nil && c.pipelines == nil:
+		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT have to share a connection, "+
+			"for which only go-redis' own clients are known; give New one of them", opt.MinReplicas, c.client)
 	case c.quorum != nil && opt.FenceKey != "":
 		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
 	case c.quorum != nil && opt.MinReplicas != 0:
@@ -237,16 +262,12 @@ func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt 
 		return c.quorum.try(ctx, lock, ttl)
 	}
 	held, err := lock.take(ctx, ttl, opt, again)
-
-	// Of a token that nobody had before this try it is known that nobody counts
-	// on what the try may have left in Redis.
-	own := opt == nil || opt.Token == ""
 	switch {
 	case isUnconfirmed(err):
 		lock.releaseFailed(ctx, ttl)
 		return nil, err
 	case err != nil:
-		if own && !refused(err) {
+		if !refused(err) {
 			lock.releaseOrphan(ttl)
 		}
 		return nil, err
@@ -254,9 +275,7 @@ func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt 
 		return nil, nil
 	case lock.lease.remaining() <= 0:
 		// The reply was so long in coming that the lock may be gone already.
-		if own {
-			lock.releaseFailed(ctx, ttl)
-		}
+		lock.releaseFailed(ctx, ttl)
 		return nil, nil
 	default:
 		return lock, nil
@@ -289,10 +308,18 @@ func answered(err error) bool {
 // pause is the waiting between the tries of one call.
 type pause struct {
 	strategy RetryStrategy
-	end      time.Time // of all waiting, for contexts without a deadline
+	end      time.Time // of all waiting; zero if the context has a deadline
 	vary     bool      // the waits by half, so that callers that collided part
 	observed *observation
 	timer    *time.Timer
+}
+
+func newPause(ctx context.Context, ttl time.Duration, opt *Options) pause {
+	p := pause{strategy: opt.retryStrategy()}
+	if _, ok := ctx.Deadline(); !ok {
+		p.end = time.Now().Add(ttl)
+	}
+	return p
 }
 
 // wait waits for the next try. It reports whether there is one, or why the
@@ -308,11 +335,12 @@ func (p *pause) wait(ctx context.Context) (more bool, _ error) {
 	stats.backoff.Add(1)
 	p.observed.waits()
 	if p.vary {
+		backoff = min(backoff, math.MaxInt64/2) // half as much again is a Duration too
 		backoff = backoff/2 + rand.N(backoff)
 	}
 
 	endsFirst := false
-	if _, ok := ctx.Deadline(); !ok {
+	if !p.end.IsZero() {
 		left := time.Until(p.end)
 		endsFirst = left <= backoff
 		backoff = min(backoff, left)
@@ -344,6 +372,12 @@ type Lock struct {
 
 	minReplicas int32 // that have to confirm what sets the TTL
 
+	// unique is whether the value was made for this lock alone. Nobody else can hold by
+	// it then, so that the key may be deleted by it at any time. Whatever deletes on its
+	// own account, or goes on deleting after its caller was answered, has to look: by a
+	// custom token the lock may be held before, or again.
+	unique bool
+
 	fence  int64
 	lease  lease
 	watch  *watch  // nil without watchdog, logger and observer
@@ -355,7 +389,8 @@ func newLock(c *Client, keys []string, opt *Options) *Lock {
 	if opt != nil {
 		token, metadata = opt.Token, opt.Metadata
 	}
-	if token == "" {
+	unique := token == ""
+	if unique {
 		token = randomToken()
 	}
 	return &Lock{
@@ -363,6 +398,7 @@ func newLock(c *Client, keys []string, opt *Options) *Lock {
 		keys:        keys,
 		value:       token + metadata,
 		tokenLen:    int32(len(token)),
+		unique:      unique,
 		minReplicas: opt.minReplicas(),
 		watch:       newWatch(c, opt),
 	}
@@ -388,7 +424,7 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again 
 
 	fenced := opt != nil && opt.FenceKey != ""
 	if len(l.keys) == 1 && !fenced {
-		if !again && l.setter != nil && l.minReplicas == 0 {
+		if !again && l.commands != nil && l.minReplicas == 0 {
 			if held, err := l.set(ctx, ttl); held || err != nil {
 				return held, err
 			}
@@ -414,35 +450,12 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again 
 // set takes a lock of one key if that is free, by a command that costs the server a fourth
 // of what the script does. It is not the script's whole job: the key may have the token's
 // own value.
-func (l *Lock) set(ctx context.Context, ttl time.Duration) (held bool, _ error) {
-	cmd := redis.NewBoolCmd(ctx, "set", l.keys[0], l.value, "nx", "px", ttl.Milliseconds())
-	_ = l.setter.Process(ctx, cmd)
-	held, err := cmd.Result()
+func (l *Lock) set(ctx context.Context, ttl time.Duration) (held bool, err error) {
+	held, err = l.commands.SetNX(ctx, l.keys[0], l.value, ttl).Result()
 	if err != nil {
 		err = nameTags(l.keys, err)
 	}
 	return held, err
-}
-
-// setter is what go-redis' own clients have. Others may do something to the calls of
-// scripts (add a prefix to keys, count) that they do not do to commands.
-type setter interface {
-	Process(ctx context.Context, cmd redis.Cmder) error
-}
-
-func setterOf(client RedisClient) setter {
-	switch client := client.(type) {
-	case *redis.Client:
-		return client
-	case *redis.ClusterClient:
-		return client
-	case *redis.Ring:
-		return client
-	case *redis.AutoPipeliner:
-		return client
-	default:
-		return nil
-	}
 }
 
 // Key returns the lock's key; of several the first.
@@ -522,7 +535,9 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 // Errors:
 //
 //   - ErrNotObtained, as it is and without another try, if the lock is not held
-//     any more; a nil lock never was.
+//     any more; a nil lock never was. So it is if Redis has refreshed the lock, but
+//     the reply came after [Lock.Done] had closed, or after the new TTL had passed.
+//     Then the key is deleted in the background, unless the token is a custom one.
 //   - The last error of the Redis client if the strategy has no more tries; joined
 //     with the context's error, or with context.DeadlineExceeded, if waiting for
 //     the next one had to end.
@@ -541,7 +556,9 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	if err := checkTTL(ttl); err != nil {
 		return false, err
 	}
-	pause := pause{strategy: opt.retryStrategy(), end: time.Now().Add(ttl)}
+	pause := newPause(ctx, ttl, opt)
+	ctx, cancel := l.boundBy(ctx, ttl)
+	defer cancel()
 	for {
 		err := l.extend(ctx, ttl.Truncate(time.Millisecond))
 		if err == nil || err == ErrNotObtained {
@@ -562,7 +579,7 @@ func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
 		return ErrNotObtained
 	}
 	held, err := l.renew(ctx, ttl)
-	return l.extended(sent, held == 1, err)
+	return l.extended(sent, ttl, held == 1, err)
 }
 
 // renew has Redis give the lock a new TTL. It replies 0 if the lock is not held.
@@ -574,15 +591,33 @@ func (l *Lock) renew(ctx context.Context, ttl time.Duration) (int64, error) {
 }
 
 // extended takes in how Redis answered to that.
-func (l *Lock) extended(sent time.Duration, held bool, err error) error {
+func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	if err == nil && !held {
 		err = ErrNotObtained
 	}
-	l.lease.endRefresh(sent, err)
-	if err == ErrNotObtained {
+	cause := l.lease.endRefresh(sent, err)
+	switch {
+	case err == ErrNotObtained:
 		l.lose(errGone)
+	case err == nil && (cause != nil || l.lease.remaining() <= 0):
+		// The reply came too late: the holder has been told that the lock is gone, or
+		// must be, because the TTL that this set is over too.
+		l.ring()
+		if cause != errReleased {
+			l.abandon(ttl)
+		}
+		return ErrNotObtained
 	}
 	return err
+}
+
+// abandon gives back, in the background, a lock that its holder has lost but Redis has not.
+func (l *Lock) abandon(ttl time.Duration) {
+	if l.Client != nil && l.quorum != nil {
+		go l.quorum.abandon(l, ttl)
+		return
+	}
+	l.releaseOrphan(ttl)
 }
 
 // releaseTimeout bounds what is done for a caller whose context is over.
@@ -638,28 +673,25 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 	return false, nil
 }
 
-// delete deletes the keys and reports whether the lock was held. It does not
-// outlast ctx, which the Redis client alone does not see to while it waits for a
-// reply; the command then goes on by itself.
+// delete deletes the keys and reports whether the lock was held. It does not outlast ctx,
+// although the Redis client may while it waits for a reply. The command then goes on by
+// itself, and is repeated if need be; but not for a custom token, of which another call may
+// have obtained the lock by then.
 func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
-	if ctx.Done() == nil && l.Client != nil && l.quorum != nil {
-		return l.quorum.releaseHeld(ctx, l)
-	}
 	if ctx.Done() == nil {
-		script, keys := releaseScript, l.keys
-		if l.waiter != nil {
-			script, keys = queueReleaseScript, l.waiter.keys[:3]
-		}
-		reply, err := l.run(ctx, script, keys, l.value)
-		return reply == 1, err
+		return l.deleteNow(ctx)
 	}
 	type answer struct {
 		held bool
 		err  error
 	}
 	answers := make(chan answer, 1)
+	deleting := ctx
+	if l.unique {
+		deleting = context.WithoutCancel(ctx)
+	}
 	go func() {
-		held, err := l.delete(context.WithoutCancel(ctx))
+		held, err := l.deleteNow(deleting)
 		answers <- answer{held, err}
 	}()
 	select {
@@ -668,4 +700,21 @@ func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
+}
+
+func (l *Lock) deleteNow(ctx context.Context) (held bool, _ error) {
+	if l.Client != nil && l.quorum != nil {
+		return l.quorum.releaseHeld(ctx, l)
+	}
+	script, keys := l.releasing()
+	reply, err := l.run(ctx, script, keys, l.value)
+	return reply == 1, err
+}
+
+// releasing returns the script that releases the lock, and its keys.
+func (l *Lock) releasing() (script *redis.Script, keys []string) {
+	if l.waiter != nil {
+		return queueReleaseScript, l.waiter.keys[:3]
+	}
+	return releaseScript, l.keys
 }

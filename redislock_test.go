@@ -610,12 +610,19 @@ type prefixer struct {
 	*redis.Client
 }
 
+func prefixed(keys []string) (names []string) {
+	for _, key := range keys {
+		names = append(names, "my-"+key)
+	}
+	return names
+}
+
 func (p prefixer) EvalSha(ctx context.Context, digest string, keys []string, args ...any) *redis.Cmd {
-	return p.Client.EvalSha(ctx, digest, []string{"my-" + keys[0]}, args...)
+	return p.Client.EvalSha(ctx, digest, prefixed(keys), args...)
 }
 
 func (p prefixer) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return p.Client.Eval(ctx, script, []string{"my-" + keys[0]}, args...)
+	return p.Client.Eval(ctx, script, prefixed(keys), args...)
 }
 
 func TestObtain_clientThatChangesKeys(t *testing.T) {
@@ -651,6 +658,125 @@ func TestRefresh(t *testing.T) {
 		before.Failed++
 		assert.Equal(t, before, redislock.GetStats().Refresh)
 	})
+}
+
+// The reply comes when what it says is not true any more.
+func TestRefresh_replyTooLate(t *testing.T) {
+	const ttl = 400 * time.Millisecond
+	late := func(t *testing.T, opt *redislock.Options, obtained, refreshed time.Duration, observe func(*redislock.Lock)) {
+		redistest.NoLeaks(t)
+		server := redistest.Start(t)
+		rdb, other := server.Client(), server.Client()
+		lock, err := redislock.Obtain(t.Context(), rdb, key, obtained, opt)
+		require.NoError(t, err)
+		require.NoError(t, lock.Refresh(t.Context(), obtained, nil), "the script is known")
+		observe(lock)
+		server.Pause()
+		time.AfterFunc(2*ttl, server.Resume)
+		got := counted(func() {
+			assert.True(t, lock.Refresh(t.Context(), refreshed, nil) == redislock.ErrNotObtained)
+		})
+		assert.Equal(t, redislock.Stats{Refresh: redislock.Status{Failed: 1}, Lost: 1}, got)
+		assert.True(t, isClosed(lock.Done()))
+		assert.LessOrEqual(t, time.Until(lock.ValidUntil()), time.Duration(0))
+		if opt == nil {
+			awaitNoKeys(t, other)
+		}
+	}
+	t.Run("after the new TTL", func(t *testing.T) {
+		late(t, nil, time.Minute, ttl, func(*redislock.Lock) {})
+	})
+	t.Run("after the new TTL, observed", func(t *testing.T) {
+		late(t, nil, time.Minute, ttl, func(lock *redislock.Lock) { lock.Done() })
+	})
+	t.Run("after a custom token's new TTL", func(t *testing.T) {
+		late(t, &redislock.Options{Token: "me"}, time.Minute, ttl, func(*redislock.Lock) {})
+	})
+}
+
+// While a refresh is under way Done closes. Redis has the key even so, with a new TTL.
+func TestRefresh_endedMeanwhile(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	direct, rdb := server.Client(), redistest.Client(t, proxy.Addr)
+	for _, token := range []string{"", "me"} {
+		lock, err := redislock.Obtain(t.Context(), rdb, key, 300*time.Millisecond, &redislock.Options{Token: token})
+		require.NoError(t, err)
+		require.NoError(t, lock.Refresh(t.Context(), 300*time.Millisecond, nil), "the script is known")
+		done := lock.Done()
+		proxy.DelayReplies(400 * time.Millisecond)
+		got := counted(func() {
+			refreshed := make(chan error)
+			go func() { refreshed <- lock.Refresh(t.Context(), time.Hour, nil) }()
+			<-done
+			assert.True(t, <-refreshed == redislock.ErrNotObtained)
+		})
+		proxy.DelayReplies(0)
+		assert.Equal(t, redislock.Stats{Refresh: redislock.Status{Failed: 1}, Lost: 1}, got)
+		if token == "" {
+			awaitNoKeys(t, direct)
+		} else {
+			assert.Equal(t, token, direct.Get(t.Context(), key).Val(), "a custom token is left alone")
+		}
+	}
+}
+
+// A context without a deadline gets one where the Redis client heeds it.
+func TestContextWithoutDeadline(t *testing.T) {
+	const ttl = 500 * time.Millisecond
+	server := redistest.Start(t)
+	rdb := server.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = true })
+	lock := obtain(t, rdb, nil)
+	require.NoError(t, lock.Refresh(t.Context(), time.Minute, nil))
+	server.Pause()
+	defer server.Resume()
+	for name, call := range map[string]func() error{
+		"obtain": func() error {
+			_, err := redislock.Obtain(t.Context(), rdb, "other", ttl, nil)
+			return err
+		},
+		"obtain in turn": func() error {
+			_, err := redislock.Obtain(t.Context(), rdb, "other", ttl, fair())
+			return err
+		},
+		"refresh": func() error { return lock.Refresh(t.Context(), ttl, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			got := counted(func() { assert.ErrorIs(t, call(), context.DeadlineExceeded) })
+			assert.Less(t, time.Since(start), 2500*time.Millisecond)
+			assert.EqualValues(t, 1, got.Obtain.Cancel+got.Refresh.Cancel)
+		})
+	}
+}
+
+// The replies of upstream's scripts, by which services fake a Redis client.
+func TestFakes(t *testing.T) {
+	var reply any
+	var failure error
+	rdb := scripter{answer: func(context.Context, string) (any, error) { return reply, failure }}
+	for name, opt := range map[string]*redislock.Options{"plain": nil, "fenced": {FenceKey: "fence"}, "fair": fair()} {
+		t.Run(name, func(t *testing.T) {
+			reply, failure = "OK", nil
+			lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, opt)
+			require.NoError(t, err)
+			require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+			reply = int64(1)
+			require.NoError(t, lock.Release(t.Context()))
+
+			reply, failure = nil, redis.Nil
+			if opt == nil || opt.RetryStrategy == nil {
+				_, err = redislock.Obtain(t.Context(), rdb, key, ttl, opt)
+				assert.True(t, err == redislock.ErrNotObtained, "got %v", err)
+			}
+			assert.True(t, lock.Refresh(t.Context(), ttl, nil) == redislock.ErrNotObtained)
+			assert.True(t, lock.Release(t.Context()) == redislock.ErrLockNotHeld)
+			left, err := lock.TTL(t.Context())
+			require.NoError(t, err)
+			assert.Zero(t, left)
+		})
+	}
 }
 
 func TestRefresh_retriesTransientFailures(t *testing.T) {
@@ -746,6 +872,27 @@ func TestRelease_redisIsSilent(t *testing.T) {
 			}, 10*time.Second, 10*time.Millisecond, "the command goes on")
 		})
 	}
+}
+
+// The Redis client would repeat a release that was not answered after Release has returned.
+func TestRelease_customTokenIsNotRepeated(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	direct := server.Client()
+	rdb := redistest.Client(t, proxy.Addr, func(o *redis.Options) {
+		o.MinRetryBackoff, o.MaxRetryBackoff = 200*time.Millisecond, 400*time.Millisecond
+	})
+	opt := &redislock.Options{Token: "me"}
+	require.NoError(t, obtain(t, rdb, opt).Release(t.Context()), "the script is known")
+	lock := obtain(t, rdb, opt)
+	proxy.LoseReplies(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, lock.Release(ctx), context.DeadlineExceeded)
+	again := obtain(t, direct, opt)
+	require.Never(t, func() bool { return direct.Exists(t.Context(), key).Val() == 0 }, time.Second, 5*time.Millisecond)
+	require.NoError(t, again.Release(t.Context()))
 }
 
 func TestRelease_redisFails(t *testing.T) {

@@ -85,12 +85,12 @@ func (c *Client) runAndWait(ctx context.Context, replicas int, ttl time.Duration
 		written = run(ctx, pipe, keys, args...)
 		confirmed = pipe.Do(ctx, "wait", replicas, timeout.Milliseconds())
 		if _, plain := client.(*redis.Client); !plain {
-			// A wrapper around a Cluster's client would send WAIT to any node.
+			// The AutoPipeliner of a Cluster would send WAIT to any node.
 			info = pipe.Info(ctx, "cluster")
 		}
 		return nil // each command has its own error
 	})
-	reply, err := written.Int64()
+	reply, err := replyOf(written)
 	if err != nil || reply == 0 {
 		return reply, err
 	}
@@ -117,11 +117,7 @@ func (c *Client) oneConnection(key string) (pipeliner, error) {
 		}
 		return node, nil
 	}
-	client, ok := c.client.(pipeliner)
-	if !ok {
-		return nil, fmt.Errorf("redislock: MinReplicas needs a Redis client with the method Pipelined, which a %T has not", c.client)
-	}
-	return client, nil
+	return c.pipelines, nil
 }
 
 // waitTimeout is how long WAIT may block the connection: the client must not give up

@@ -57,7 +57,12 @@ func TestMinReplicas(t *testing.T) {
 			assert.ErrorContains(t, err, "2 of 3 replicas")
 			assert.NotErrorIs(t, err, redislock.ErrNotObtained)
 			assert.Less(t, time.Since(start), 3*time.Second)
-			requireGone(t, rdb, key, queueKey, waitersKey)
+			if opt.Token == "" {
+				requireGone(t, rdb, key, queueKey, waitersKey)
+			} else {
+				assert.Equal(t, opt.Token, rdb.Get(t.Context(), key).Val(), "it may have held the lock before")
+				require.NoError(t, rdb.Del(t.Context(), key).Err())
+			}
 			before.Error++
 			assert.Equal(t, before, redislock.GetStats().Obtain)
 		})
@@ -121,7 +126,7 @@ func TestMinReplicas_handover(t *testing.T) {
 func TestMinReplicas_unsuitableClients(t *testing.T) {
 	server := redistest.Start(t)
 	_, err := redislock.Obtain(t.Context(), struct{ redis.Scripter }{server.Client()}, key, ttl, confirmed(1))
-	assert.ErrorContains(t, err, "Pipelined")
+	assert.ErrorContains(t, err, "MinReplicas of 1 with a struct { redis.Scripter }")
 	_, err = redislock.Obtain(t.Context(), server.Client(), key, ttl, confirmed(-1))
 	assert.ErrorContains(t, err, "-1")
 	awaitNoKeys(t, server.Client())
@@ -150,7 +155,9 @@ func TestMinReplicas_cluster(t *testing.T) {
 	require.NoError(t, lock.Release(t.Context()))
 
 	// What hides that it is a Cluster.
-	hidden := struct{ redis.UniversalClient }{rdb}
+	hidden, err := cluster.Client().AutoPipeline()
+	require.NoError(t, err)
+	defer hidden.Close()
 	_, err = redislock.Obtain(t.Context(), hidden, key, ttl, confirmed(1))
 	assert.ErrorContains(t, err, "MasterForKey")
 	require.Eventually(t, func() bool { return rdb.Exists(t.Context(), key).Val() == 0 }, 5*time.Second, time.Millisecond)
@@ -172,4 +179,32 @@ func TestMinReplicas_failover(t *testing.T) {
 	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), key).Val())
 	assert.ErrorContains(t, lock.Refresh(t.Context(), ttl, nil), "1 of 2 replicas", "the old master is gone")
 	require.NoError(t, lock.Release(t.Context()))
+}
+
+// The token holds the lock already: it keeps it if this time too few replicas confirm.
+func TestMinReplicas_customTokenIsLeftAlone(t *testing.T) {
+	replicated := redistest.StartReplicas(t)
+	rdb := replicated.Master.Client()
+	for name, strategy := range map[string]redislock.RetryStrategy{"plain": nil, "fair": redislock.FairQueue()} {
+		t.Run(name, func(t *testing.T) {
+			opt := redislock.Options{MinReplicas: 2, Token: "me", RetryStrategy: strategy}
+			lock := obtain(t, rdb, &opt)
+			more := opt
+			more.MinReplicas = 3
+			_, err := redislock.Obtain(t.Context(), rdb, key, ttl, &more)
+			require.ErrorContains(t, err, "2 of 3 replicas")
+			require.Never(t, func() bool { return rdb.Get(t.Context(), key).Val() != "me" },
+				300*time.Millisecond, 10*time.Millisecond)
+			require.False(t, isClosed(lock.Done()))
+			require.NoError(t, lock.Release(t.Context()))
+		})
+	}
+}
+
+// A wrapper is not gone around.
+func TestMinReplicas_clientThatChangesKeys(t *testing.T) {
+	rdb := redistest.Start(t).Client()
+	_, err := redislock.Obtain(t.Context(), prefixer{rdb}, key, ttl, confirmed(1))
+	assert.ErrorContains(t, err, "redislock_test.prefixer")
+	awaitNoKeys(t, rdb)
 }

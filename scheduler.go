@@ -6,7 +6,6 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
-	"reflect"
 	"sync"
 	"time"
 
@@ -78,12 +77,12 @@ func newTask(job job, lock *Lock, interval, patience time.Duration) task {
 	return task{job: job, lock: lock, interval: interval, patience: patience, index: -1}
 }
 
-// start puts the task on the lane of the lock's server, with schedule.mu held.
+// start puts the task on the lane of the lock's server, with schedule.mu held. A task that
+// was stopped may start again; while an attempt of it is under way it stays on the lane
+// that made it, whatever the key: that is where the attempt will look for it.
 func (t *task) start(key laneKey, due time.Duration) {
-	t.lane = schedule.lanes[key]
-	if t.lane == nil {
-		t.lane = newLane(key, t.lock)
-		go t.lane.run()
+	if t.underWay == 0 {
+		t.lane = openLane(key, t.lock)
 	}
 	t.due = due
 	heap.Push(&t.lane.due, t)
@@ -133,11 +132,6 @@ type lane struct {
 	wake      chan struct{} // holds a token if there is news for run
 }
 
-// pipeliner is what go-redis' clients with pipelines have.
-type pipeliner interface {
-	Pipelined(ctx context.Context, fn func(redis.Pipeliner) error) ([]redis.Cmder, error)
-}
-
 // laneKey tells servers apart: by the client, and by the node of the lock's key where
 // the client has several.
 type laneKey struct {
@@ -149,33 +143,26 @@ type laneKey struct {
 func laneKeyOf(lock *Lock) laneKey {
 	// A wrong node costs no more than being held up by it: it is the client that routes.
 	return laneKey{
-		client:    identity(lock.Client),
+		client:    lock.identity,
 		node:      lock.node(lock.Key()),
 		confirmed: lock.minReplicas > 0,
 	}
 }
 
-// identity returns what tells a Redis client from others, as a key of a map.
-func identity(c *Client) any {
-	if c.quorum != nil {
-		return c.quorum
+// openLane returns the lane of that key, with schedule.mu held.
+func openLane(key laneKey, lock *Lock) *lane {
+	if l := schedule.lanes[key]; l != nil {
+		return l
 	}
-	if reflect.ValueOf(c.client).Comparable() {
-		return c.client
-	}
-	return c
-}
-
-// newLane opens a lane, with schedule.mu held.
-func newLane(key laneKey, lock *Lock) *lane {
 	l := &lane{key: key, client: lock.Client, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
 	if !key.confirmed {
-		l.pipelines, _ = lock.client.(pipeliner)
+		l.pipelines = lock.pipelines
 	}
 	if schedule.lanes == nil {
 		schedule.lanes = make(map[laneKey]*lane)
 	}
 	schedule.lanes[key] = l
+	go l.run()
 	return l
 }
 
@@ -208,11 +195,11 @@ func (l *lane) run() {
 }
 
 // next returns what is due, or how long to wait for the next. It closes the lane if
-// there is nothing to wait for.
+// there is nothing to wait for: no task, and no attempt whose task may start again.
 func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
-	if len(l.due) == 0 {
+	if len(l.due) == 0 && l.busy == 0 {
 		delete(schedule.lanes, l.key)
 		return nil, 0, false
 	}
@@ -220,8 +207,8 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	if l.pipelines == nil {
 		size, most = 1, maxCalls
 	}
-	if l.busy >= most {
-		return nil, time.Hour, true // one that ends will wake us
+	if l.busy >= most || len(l.due) == 0 {
+		return nil, time.Hour, true // an attempt that ends, or a task that starts, will wake us
 	}
 	now := sinceEpoch()
 	head := l.due[0]
@@ -293,7 +280,7 @@ func (l *lane) send(batch []*task) {
 		a := &attempts[i]
 		a.underWay--
 		if !a.began || a.index < 0 {
-			continue
+			continue // there was nothing to run, or the task was stopped meanwhile
 		}
 		if due, ok := a.job.next(a.call, a.err); ok {
 			a.due = due
@@ -346,7 +333,7 @@ func (l *lane) pipeline(ctx context.Context, attempts []attempt) {
 	}
 	for i, cmd := range cmds {
 		if cmd != nil {
-			attempts[i].reply, attempts[i].err = cmd.Int64()
+			attempts[i].reply, attempts[i].err = replyOf(cmd)
 		}
 	}
 }

@@ -308,3 +308,60 @@ func cpuTime() time.Duration {
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
+
+// A task is stopped and started again while attempts of it are under way, and long after
+// the last of the others has ended.
+func TestScheduler_startedAgainDuringAnAttempt(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, client := server.Client(), server.Client()
+	var gate gate
+	client.AddHook(&gate)
+	lock := obtain(t, rdb, fair())
+	const waiters = 3
+	results := make(chan obtained, waiters)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range waiters {
+		waitInLine(t, ctx, rdb, client, "waiter", fair(), results)
+	}
+	awaitChannels(t, rdb, waiters)
+
+	asks := gate.close("ask")
+	require.Eventually(t, func() bool { return redislock.TasksUnderWay() == waiters }, 10*time.Second, time.Millisecond)
+	leaves := gate.close("leave")
+	cancel()
+	gate.await(t, leaves, 1)
+	for range waiters {
+		require.ErrorIs(t, receive(t, results).err, context.Canceled)
+	}
+	gate.open("leave")
+	awaitQueue(t, rdb, 0) // each has left by another attempt
+	require.Eventually(t, func() bool { return redislock.Tasks() == 0 }, 10*time.Second, time.Millisecond)
+
+	again := gate.close("leave")
+	gate.open("ask")
+	asks.release()
+	gate.await(t, again, 1)
+	require.Eventually(t, func() bool { return redislock.Tasks() == waiters }, 10*time.Second, time.Millisecond)
+	leaves.fail()
+	gate.open("leave")
+	again.release()
+	require.NoError(t, lock.Release(t.Context()))
+	awaitNoKeys(t, rdb)
+}
+
+// A client of one's own decides what becomes of scripts: nothing goes around it.
+func TestScheduler_clientThatChangesKeys(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb := server.Client()
+	const ttl = 600 * time.Millisecond
+	lock := watchLock(t, prefixer{rdb}, key, ttl)
+	refreshed := server.Calls("pexpire") + 6
+	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed || isClosed(lock.Done()) },
+		20*time.Second, time.Millisecond)
+	require.False(t, isClosed(lock.Done()))
+	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), "my-"+key).Val())
+	require.NoError(t, lock.Release(t.Context()))
+	awaitNoKeys(t, rdb)
+}

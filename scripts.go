@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"embed"
+	"errors"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -21,6 +22,8 @@ var (
 	queueLeaveScript   = loadScript("queue", "queue_leave")
 	queueReleaseScript = loadScript("queue", "queue_release")
 
+	quorumObtainScript  = loadScript("quorum_obtain")
+	quorumUndoScript    = loadScript("quorum_undo")
 	quorumRefreshScript = loadScript("quorum_refresh")
 	quorumHealScript    = loadScript("quorum_heal")
 )
@@ -44,9 +47,22 @@ func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, a
 	if c == nil || c.client == nil {
 		return 0, errNoClient
 	}
-	reply, err := script.Run(ctx, c.client, keys, args...).Int64()
+	reply, err := replyOf(script.Run(ctx, c.client, keys, args...))
 	if err != nil {
 		err = nameTags(keys, err)
 	}
 	return reply, err
+}
+
+// replyOf returns what a script replied. OK stands for 1 and nil for 0: these are the
+// replies of other implementations of a lock, which fakes of a Redis client imitate.
+func replyOf(cmd *redis.Cmd) (int64, error) {
+	switch {
+	case errors.Is(cmd.Err(), redis.Nil):
+		return 0, nil
+	case cmd.Err() == nil && cmd.Val() == "OK":
+		return 1, nil
+	default:
+		return cmd.Int64()
+	}
 }

@@ -12,7 +12,9 @@ import (
 // Watchdog keeps a lock alive while its holder works. An implementation of one's
 // own is started in a goroutine once the lock is obtained, with a context that
 // keeps the values of Obtain's and ends with the lock; Release stops it before the
-// key is deleted.
+// key is deleted. If Stop takes longer than half of the time that Release's context
+// leaves, or than the context lives, the key is deleted without its having returned:
+// Lock.Refresh refuses by then.
 type Watchdog interface {
 	// Start refreshes lock with ttl. It blocks until the lock or ctx ends, or Stop
 	// is called.
@@ -100,6 +102,7 @@ type ticking struct {
 	removed  chan struct{} // closed by remove; nil if nobody waits
 
 	// Guarded by schedule.mu.
+	over  bool          // removed, perhaps before it started
 	sent  time.Duration // since epoch: the start, then the latest refresh that succeeded
 	retry time.Duration // the last wait after one that failed
 }
@@ -114,9 +117,8 @@ func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
 	return t
 }
 
-// start begins the refreshing.
+// start begins the refreshing, unless the lock has ended already.
 func (t *ticking) start() {
-	stats.watchdog.Add(1)
 	wait := early(t.interval)
 	if left := t.lock.lease.remaining(); left < wait {
 		wait = left / 2 // obtained for a shorter time
@@ -125,6 +127,10 @@ func (t *ticking) start() {
 
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
+	if t.over {
+		return
+	}
+	stats.watchdog.Add(1)
 	if t.watchdog.ticking == nil {
 		t.watchdog.ticking = make(map[*ticking]struct{})
 	}
@@ -133,23 +139,27 @@ func (t *ticking) start() {
 	t.task.start(key, t.sent+wait)
 }
 
-// remove ends the refreshing, once.
+// remove ends the refreshing, or sees to it that it does not start.
 func (t *ticking) remove() {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
-	if !t.stop() {
+	if t.over {
 		return
 	}
-	delete(t.watchdog.ticking, t)
+	t.over = true
 	if t.removed != nil {
 		close(t.removed)
 	}
-	stats.watchdogDone.Add(1)
+	if t.stop() {
+		delete(t.watchdog.ticking, t)
+		stats.watchdogDone.Add(1)
+	}
 }
 
 func (t *ticking) begin() (call, bool) {
 	sent, ok := t.lock.lease.beginRefresh(t.ttl)
 	if !ok {
+		t.remove()
 		return call{}, false
 	}
 	stats.watchdogTick.Add(1)
@@ -163,7 +173,7 @@ func (t *ticking) begin() (call, bool) {
 }
 
 func (t *ticking) end(call call, reply int64, err error) {
-	err = t.lock.extended(call.sent, reply == 1, err)
+	err = t.lock.extended(call.sent, t.ttl, reply == 1, err)
 	stats.refresh.count(err, false)
 	if err != nil && err != ErrNotObtained {
 		t.lock.log().Warn("redislock: lock could not be refreshed", "keys", t.lock.keys,
@@ -220,14 +230,24 @@ func (l *Lock) log() *slog.Logger {
 	return l.watch.logger
 }
 
+// setTicking sets what a TickWatchdog refreshes the lock by. It comes before anything that
+// may find the lock lost, which ends the refreshing.
+func (l *Lock) setTicking(ttl time.Duration) {
+	if l.watch == nil {
+		return
+	}
+	if w, ok := l.watch.watchdog.(*TickWatchdog); ok {
+		l.watch.ticking = newTicking(w, l, ttl)
+	}
+}
+
 // startWatchdog starts the refreshing. It outlives ctx, which was for the obtaining:
 // the common one with a timeout must not end it.
 func (l *Lock) startWatchdog(ctx context.Context, ttl time.Duration) {
 	if l.watch == nil || l.watch.watchdog == nil {
 		return
 	}
-	if w, ok := l.watch.watchdog.(*TickWatchdog); ok {
-		l.watch.ticking = newTicking(w, l, ttl)
+	if l.watch.ticking != nil {
 		l.watch.ticking.start()
 		l.ended() // a lock that cannot be refreshed has to end without anybody's asking
 		return
@@ -253,13 +273,36 @@ func (l *Lock) stopWatchdog(ctx context.Context) {
 		return
 	}
 	if l.watch.ticking == nil {
-		l.watch.stop.Do(l.watch.watchdog.Stop)
+		l.stopCustomWatchdog(ctx)
 		return
 	}
 	l.watch.ticking.remove()
 	ctx, cancel := context.WithTimeout(ctx, refreshGrace)
 	defer cancel()
 	l.lease.awaitRefreshes(ctx)
+}
+
+// stopCustomWatchdog calls Stop, once, and waits for it. If ctx has a deadline half of the
+// time is left for the release.
+func (l *Lock) stopCustomWatchdog(ctx context.Context) {
+	if ctx.Done() == nil {
+		l.watch.stop.Do(l.watch.watchdog.Stop)
+		return
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		l.watch.stop.Do(l.watch.watchdog.Stop)
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+	}
 }
 
 // refreshGrace is how long a release waits for a refresh that is under way.

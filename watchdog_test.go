@@ -394,3 +394,46 @@ func TestCustomWatchdog(t *testing.T) {
 		assert.EqualValues(t, 1, got.WatchdogDone)
 	})
 }
+
+// stubborn is a watchdog that does not stop.
+type stubborn struct{ never chan struct{} }
+
+func (s stubborn) Start(ctx context.Context, _ *redislock.Lock, _ time.Duration) { <-ctx.Done() }
+func (s stubborn) Stop()                                                         { <-s.never }
+
+func TestCustomWatchdog_doesNotStop(t *testing.T) {
+	redistest.NoLeaks(t)
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	watchdog := stubborn{make(chan struct{})}
+	defer close(watchdog.never)
+	for _, end := range []func() (context.Context, context.CancelFunc){
+		func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(t.Context(), 200*time.Millisecond)
+		},
+		func() (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(50*time.Millisecond, cancel)
+			return ctx, cancel
+		},
+		func() (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			return ctx, cancel
+		},
+	} {
+		lock := obtain(t, rdb, watched(watchdog))
+		ctx, cancel := end()
+		returned := make(chan struct{})
+		go func() {
+			defer close(returned)
+			_ = lock.Release(ctx)
+		}()
+		select {
+		case <-returned:
+		case <-time.After(10 * time.Second):
+			require.Fail(t, "Release outlasts its context")
+		}
+		cancel()
+		eventuallyFree(t, rdb)
+	}
+}

@@ -5,8 +5,11 @@
 --          microseconds of the server's clock
 -- KEYS[3]  the waiters, a hash: value of a waiter -> "alive until, in microseconds
 --          of the server's clock; TTL in milliseconds; ticket; channel". The
---          field '' is the value that the lock was handed to last, for as long as
---          its waiter may not know yet.
+--          field '' is "ticket value" of the waiter that the lock was handed to last,
+--          for as long as it may not know yet.
+--
+-- A ticket names a call: its identifier, up to a colon, is unlike that of any other. Calls
+-- with the same custom token have the same value, and share one place in the queue.
 
 local function time()
 	local now = redis.call('time')
@@ -36,7 +39,7 @@ local function tell(value, ticket, channel)
 		return false
 	end
 	local publish = string.sub(channel, 1, 1) == 's' and 'spublish' or 'publish'
-	redis.pcall(publish, string.sub(channel, 2), ticket .. ' ' .. #KEYS[1] .. ' ' .. KEYS[1] .. value)
+	redis.pcall(publish, string.sub(channel, 2), ticket .. ' ' .. value)
 	return true
 end
 
@@ -58,7 +61,7 @@ local function hand_over(asking)
 		if alive and tonumber(alive) >= time() then
 			redis.call('set', KEYS[1], value, 'px', ttl)
 			-- Before its entry goes: a hash that becomes empty loses its TTL.
-			redis.call('hset', KEYS[3], '', value)
+			redis.call('hset', KEYS[3], '', ticket .. ' ' .. value)
 			served = value == asking or channel == '' or tell(value, ticket, channel)
 		end
 		redis.call('hdel', KEYS[3], value)

@@ -12,7 +12,7 @@
 --
 -- Reply: the fencing token, or 1 without a counter, if the lock is held by the
 -- token now. Else, negative or 0, how many milliseconds the holder's TTL has left,
--- less 1e15 if nobody listens to the channel at this server.
+-- at most an hour, less 1e15 if nobody listens to the channel at this server.
 
 local value, ttl, length = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local waited, ticket, channel = tonumber(ARGV[5]), ARGV[6], ARGV[7]
@@ -49,7 +49,7 @@ if holder and string.sub(holder, 1, length) == string.sub(value, 1, length) then
 	redis.call('zrem', KEYS[2], value)
 	redis.call('hdel', KEYS[3], value)
 	local new = 0
-	local told = redis.call('hget', KEYS[3], '')
+	local told = string.match(redis.call('hget', KEYS[3], '') or '', '^%S+ (.*)$')
 	if told and string.sub(told, 1, length) == string.sub(value, 1, length) then
 		redis.call('hdel', KEYS[3], '')
 		new = 1
@@ -92,8 +92,9 @@ if not holder then
 	end
 end
 local left = redis.call('pttl', KEYS[1])
-if left < 0 then
-	left = 3600000
+local hour = 3600000
+if left < 0 or left > hour then
+	left = hour -- a waiter asks much sooner anyway
 end
 if unheard then
 	left = left + 1e15

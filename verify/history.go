@@ -18,7 +18,7 @@ type turn struct {
 	Fence      int64         `json:",omitempty"`
 	Refresh    call          // zero if there was none
 	ValidUntil time.Duration // when the holding was over
-	Done       time.Duration `json:",omitempty"` // when it was seen that Done had closed; 0 if it was open
+	Done       time.Duration `json:",omitempty"` // when Done closed; 0 if it was open
 	Release    call          // zero if the worker behaved as if it had crashed
 
 	Late time.Duration `json:",omitempty"` // how long after ValidUntil Done closed, although the process was running

@@ -56,7 +56,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "queue tells whom it skips", file: "lua/queue.lua",
-		old: "	if listeners(channel) == 0 then\n		return false\n", new: "	if listeners(channel) == 0 then\n		redis.call('publish', string.sub(channel, 2), ticket .. ' ' .. #KEYS[1] .. ' ' .. KEYS[1] .. value)\n		return false\n",
+		old: "	if listeners(channel) == 0 then\n		return false\n", new: "	if listeners(channel) == 0 then\n		redis.call('publish', string.sub(channel, 2), ticket .. ' ' .. value)\n		return false\n",
 		tests: "FairQueue_messageToAReplica",
 	},
 	{
@@ -71,7 +71,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "watchdog swallows a loss", file: "watchdog.go",
-		old: "t.lock.extended(call.sent, reply == 1, err)", new: "t.lock.extended(call.sent, true, err)",
+		old: "t.lock.extended(call.sent, t.ttl, reply == 1, err)", new: "t.lock.extended(call.sent, t.ttl, true, err)",
 		tests: "TickWatchdog",
 	},
 	{
@@ -98,6 +98,41 @@ var mutants = []mutant{
 		name: "replicas that have not confirmed count", file: "replicas.go",
 		old: "if n < int64(replicas) {", new: "if n < 0 {",
 		tests: "MinReplicas_refresh",
+	},
+	{
+		name: "a lane closes while an attempt is under way", file: "scheduler.go",
+		old: "if len(l.due) == 0 && l.busy == 0 {", new: "if len(l.due) == 0 {",
+		tests: "Scheduler_startedAgain",
+	},
+	{
+		name: "pipelines go around a wrapper", file: "capabilities.go",
+		old: "	c.cluster, _ = client.(clusterClient)\n", new: "	c.cluster, _ = client.(clusterClient)\n	c.pipelines, _ = client.(pipeliner)\n",
+		tests: "Scheduler_clientThatChangesKeys",
+	},
+	{
+		name: "orphans of custom tokens are released", file: "orphan.go",
+		old: "if !l.unique {", new: "if false {",
+		tests: "customTokenIsLeftAlone",
+	},
+	{
+		name: "releases by custom tokens are repeated", file: "redislock.go",
+		old: "	if l.unique {\n		deleting", new: "	if true {\n		deleting",
+		tests: "Release_customTokenIsNotRepeated",
+	},
+	{
+		name: "leaving does not tell calls of one token apart", file: "lua/queue_leave.lua",
+		old: "string.match(entry, before .. '([^:]*):') == id", new: "string.match(entry, before .. '([^:]*):') ~= nil",
+		tests: "FairQueue_customToken",
+	},
+	{
+		name: "an undo does not see that the key was obtained again", file: "lua/quorum_undo.lua",
+		old: " and math.abs(now + redis.call('pttl', key) - tonumber(ARGV[2])) < 5", new: "",
+		tests: "Quorum_customTokenIsUndone",
+	},
+	{
+		name: "a late reply to a refresh is believed", file: "redislock.go",
+		old: "case err == nil && (cause != nil || l.lease.remaining() <= 0):", new: "case false:",
+		tests: "Refresh_",
 	},
 }
 

@@ -3,14 +3,19 @@
 package verify
 
 import (
+	"context"
 	"flag"
 	"math/rand/v2"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/rs/zerolog"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -68,4 +73,43 @@ func tryFault(t *testing.T, d deployment, fault fault, seed uint64, row *row) {
 	r := &round{t: t, d: d, fault: fault, seed: seed}
 	r.run(min(*duration-row.took, longest))
 	row.count(r, time.Since(start), r.violations)
+}
+
+// busy is a Redis client whose second script takes longer than a lock lives.
+type busy struct {
+	redis.Scripter
+	calls atomic.Int32
+}
+
+func (b *busy) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {
+	if b.calls.Add(1) == 2 {
+		time.Sleep(lockTTL * 3 / 2)
+	}
+	return redis.NewCmdResult(int64(1), nil)
+}
+
+// Done closes while the worker is inside Refresh. It is not late because the worker sees it
+// only afterwards.
+func TestWorkload_doneWhileBusy(t *testing.T) {
+	w := &workload{}
+	stop := make(chan struct{})
+	w.running = startPulse(stop, &w.pulses, func() error { return nil })
+	w.answered = startPulse(stop, &w.pulses, func() error { return nil })
+	defer w.pulses.Wait()
+	defer close(stop)
+	refreshed := turn{Key: "key"}
+	w.turn(&refreshed, redislock.New(&busy{}), &redislock.Options{}, refreshing())
+	require.True(t, refreshed.Refresh.made())
+	require.NotZero(t, refreshed.Done)
+	assert.Zero(t, refreshed.Late)
+}
+
+// refreshing returns a source of random numbers by which a turn has a refresh.
+func refreshing() *rand.Rand {
+	for seed := uint64(0); ; seed++ {
+		random := rand.New(rand.NewPCG(seed, 0))
+		if giveUp, _, what := random.IntN(10), random.IntN(4), random.IntN(50); giveUp > 0 && (what == 1 || what == 2) {
+			return rand.New(rand.NewPCG(seed, 0))
+		}
+	}
 }
