@@ -2,6 +2,7 @@ package rlprome
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -20,7 +21,7 @@ type Options struct {
 	// Default (nil): DefaultBuckets.
 	Buckets []float64
 	// ConstLabels are set on both metrics, to tell several observers apart that are
-	// registered in one place. One of the name result makes registering fail.
+	// registered in one place. One of the name result, or le, makes registering fail.
 	// Default (nil): none.
 	ConstLabels prometheus.Labels
 }
@@ -37,6 +38,7 @@ type Options struct {
 // are no label: there may be any number of them.
 type Observer struct {
 	wait, hold *prometheus.HistogramVec
+	invalid    error // why there can be no such histograms; nil if there can
 }
 
 // NewObserver returns an observer for any number of clients.
@@ -59,6 +61,11 @@ func NewObserver(opt *Options) *Observer {
 			NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"result"})
 	}
+	if value, ok := opt.ConstLabels["le"]; ok {
+		// It would not be found before the first observation, which would panic.
+		return &Observer{invalid: fmt.Errorf("rlprome: constant label le=%q: "+
+			"histograms name their buckets by it; use another name", value)}
+	}
 	return &Observer{
 		wait: histogram("redislock_wait_seconds", "How long calls waited for a lock that somebody else held."),
 		hold: histogram("redislock_hold_seconds", "How long locks were held."),
@@ -67,6 +74,9 @@ func NewObserver(opt *Options) *Observer {
 
 // Begin implements [redislock.Observer].
 func (o *Observer) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
+	if o.invalid != nil {
+		return ctx, nil
+	}
 	switch op.Name {
 	case redislock.OpObtain:
 		return ctx, func(outcome redislock.Outcome) {
@@ -91,12 +101,19 @@ func observe(histogram *prometheus.HistogramVec, result string, duration time.Du
 
 // Describe implements [prometheus.Collector].
 func (o *Observer) Describe(descs chan<- *prometheus.Desc) {
+	if o.invalid != nil {
+		descs <- prometheus.NewInvalidDesc(o.invalid)
+		return
+	}
 	o.wait.Describe(descs)
 	o.hold.Describe(descs)
 }
 
 // Collect implements [prometheus.Collector].
 func (o *Observer) Collect(metrics chan<- prometheus.Metric) {
+	if o.invalid != nil {
+		return // not registered
+	}
 	o.wait.Collect(metrics)
 	o.hold.Collect(metrics)
 }

@@ -237,6 +237,10 @@ func TestObserver_badOptions(t *testing.T) {
 	clashing := rlprome.NewObserver(&rlprome.Options{ConstLabels: prometheus.Labels{"result": "good"}})
 	work(t, clashing)
 	assert.ErrorContains(t, prometheus.NewRegistry().Register(clashing), "result")
+
+	bucket := rlprome.NewObserver(&rlprome.Options{ConstLabels: prometheus.Labels{"le": "small"}})
+	work(t, bucket)
+	assert.ErrorContains(t, prometheus.NewRegistry().Register(bucket), `le="small"`)
 }
 
 // histograms returns those of a metric by their label result.
