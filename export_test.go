@@ -1,8 +1,13 @@
 package redislock
 
 // Orphans is how many orphans are looked after at the moment.
-func Orphans() int {
-	return len(orphans)
+func Orphans() (n int) {
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	for _, l := range schedule.lanes {
+		n += l.orphans
+	}
+	return n
 }
 
 // ScriptName tells scripts apart by their digests.

@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"errors"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -31,10 +32,11 @@ type inbox struct {
 
 	// Guarded by waiting.mu.
 	waiters   map[string]*waiter
-	served    map[string]struct{} // waiters that have their locks: a message may come twice
-	confirmed bool                // whether the subscription has been
-	since     time.Duration       // since epoch: when it was last confirmed
-	misheard  int                 // how often, since a message came
+	served    map[string]*waiter // those that have their locks: a message may come twice
+	sweepAt   int                // how many served there are when those are forgotten whose locks have expired
+	confirmed bool               // whether the subscription has been
+	since     time.Duration      // since epoch: when it was last confirmed
+	misheard  int                // how often, since a message came
 	pubsub    *redis.PubSub
 	renew     func() // has the subscription replaced by another
 	idle      *time.Timer
@@ -78,7 +80,7 @@ func openInbox(w *waiter) {
 			client:  w.lock.Client,
 			channel: kind + prefix + randomToken(),
 			waiters: make(map[string]*waiter),
-			served:  make(map[string]struct{}),
+			served:  make(map[string]*waiter),
 			closed:  make(chan struct{}),
 		}
 		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
@@ -100,8 +102,12 @@ func (b *inbox) add(w *waiter) {
 
 // serve notes that a waiter has the lock, with waiting.mu held.
 func (b *inbox) serve(w *waiter) {
-	b.served[w.id] = struct{}{}
+	b.served[w.id] = w
 	w.servedBy = b
+	if len(b.served) >= b.sweepAt {
+		maps.DeleteFunc(b.served, func(_ string, w *waiter) bool { return w.lock.lease.remaining() < -orphanGrace })
+		b.sweepAt = max(64, 2*len(b.served))
+	}
 }
 
 // remove does away with a waiter, with waiting.mu held.

@@ -32,9 +32,10 @@ type lease struct {
 	alarm      *alarm        // nil until somebody wants to be told of the end
 
 	// Refreshes that are under way, and the shortest TTL among those that
-	// overlapped since there was none.
+	// overlapped since there was none, and none straggling.
 	shortestTTL time.Duration
 	underWay    int32
+	straggling  time.Duration // since epoch: until then one that was not answered may yet come into effect
 }
 
 // An alarm tells of the end of a lease.
@@ -75,17 +76,19 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 		l.validUntil = shorter
 		l.wind()
 	}
-	if l.underWay == 0 || ttl < l.shortestTTL {
+	overlaps := l.underWay > 0 || l.straggling != 0 && sent <= l.straggling
+	if !overlaps || ttl < l.shortestTTL {
 		l.shortestTTL = ttl
 	}
 	l.underWay++
 	return sent, true
 }
 
-// endRefresh notes how that command ended, and returns why the lease has ended, if it has.
+// endRefresh notes how that command ended, and returns why the lease has ended, if it has,
+// and whether it is just now that it has: the reply came after the TTL.
 // If another overlapped with it, the server may have run the two in either order.
 // Whichever was last, it ran after this one was sent and set at least the shortest TTL.
-func (l *lease) endRefresh(sent time.Duration, err error) (cause error) {
+func (l *lease) endRefresh(sent time.Duration, err error) (cause error, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err == nil && l.cause == nil {
@@ -93,9 +96,15 @@ func (l *lease) endRefresh(sent time.Duration, err error) (cause error) {
 		l.validUntil = max(l.validUntil, sent+validity(l.shortestTTL))
 		l.wind()
 	}
+	if err != nil && err != ErrNotObtained && !refused(err) {
+		l.straggling = sinceEpoch() + orphanGrace
+	}
 	l.underWay--
+	if err == nil && l.cause == nil {
+		_, expired = l.expireLocked()
+	}
 	if l.alarm == nil {
-		return l.cause
+		return l.cause, expired
 	}
 	if l.refreshed <= sent {
 		l.alarm.failure = err
@@ -104,7 +113,7 @@ func (l *lease) endRefresh(sent time.Duration, err error) (cause error) {
 		close(l.alarm.idle)
 		l.alarm.idle = nil
 	}
-	return l.cause
+	return l.cause, expired
 }
 
 // wind sets the alarm to validUntil, with mu held.
@@ -164,6 +173,10 @@ func (l *lease) endLocked(cause error) bool {
 func (l *lease) endIfExpired() (cause error, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.expireLocked()
+}
+
+func (l *lease) expireLocked() (cause error, expired bool) {
 	if l.cause != nil || l.validUntil > sinceEpoch() {
 		return nil, false
 	}
@@ -224,8 +237,9 @@ func (l *Lock) lost(cause error) {
 // server that runs fast. Each refresh that succeeds moves it. Once the lock has
 // ended it is in the past; it is the zero time for a nil lock.
 //
-// What it cannot cover is data that the server loses, and the time that passes in
-// this process between looking at it and acting on it.
+// What it cannot cover is data that the server loses, the time that passes in this
+// process between looking at it and acting on it, the time for which a Linux machine is
+// suspended, and other calls with the same custom token ([Options].Token).
 func (l *Lock) ValidUntil() time.Time {
 	if l == nil {
 		return time.Time{}
@@ -242,12 +256,15 @@ func (l *Lock) ValidUntil() time.Time {
 //     somebody else's;
 //   - when [Lock.ValidUntil] passes, whatever keeps the refreshes from succeeding.
 //
-// While it is open nobody else holds the lock, as far as the server keeps its data.
-// Once it is closed it stays so, and Refresh returns ErrNotObtained: the lock has to
-// be obtained anew. The channel of a nil lock is closed.
+// While it is open nobody else holds the lock, as far as the server keeps its data and no
+// other call has the same custom token ([Options].Token). Once it is closed it stays so,
+// and Refresh returns ErrNotObtained: the lock has to be obtained anew. The channel of a
+// nil lock is closed.
 //
-// A process that was paused learns of the end only when it goes on. See
-// [Lock.FenceToken] for what to do about what it does then.
+// A process that was paused learns of the end only when it goes on. On a Linux machine
+// that was suspended the rest of the TTL begins to pass only then: the channel closes after
+// that, or when the next refresh finds the lock gone. See [Lock.FenceToken] for what to do
+// about what is done meanwhile.
 func (l *Lock) Done() <-chan struct{} {
 	if l == nil {
 		return canceled(context.Background(), errNever).Done()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestLease_refresh(t *testing.T) {
@@ -34,7 +35,9 @@ func TestLease_refresh(t *testing.T) {
 			{at: 0, begin: 1, ttl: 10 * second, want: 9900 * time.Millisecond},
 			{at: 5 * second, end: 1, want: 9900 * time.Millisecond},
 			{at: 6 * second, begin: 2, ttl: 100 * second, want: 9900 * time.Millisecond},
-			{at: 7 * second, end: 2, ok: true, want: 105 * second},
+			{at: 7 * second, end: 2, ok: true, want: 15900 * time.Millisecond}, // 1 may be late
+			{at: 9 * second, begin: 3, ttl: 100 * second, want: 15900 * time.Millisecond},
+			{at: 10 * second, end: 3, ok: true, want: 108 * second},
 		},
 		"overlapping, the later sent ends first": {
 			{at: 0, begin: 1, ttl: 100 * second, want: 50 * second},
@@ -70,4 +73,50 @@ func TestLease_refresh(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A refresh that was not answered may come into effect after one that was.
+func TestLease_straggler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lease
+		l.begin(sinceEpoch(), time.Minute)
+		sent, _ := l.beginRefresh(time.Second)
+		l.endRefresh(sent, errors.New("no reply"))
+		refresh := func() time.Duration {
+			sent, ok := l.beginRefresh(time.Hour)
+			require.True(t, ok)
+			cause, expired := l.endRefresh(sent, nil)
+			require.NoError(t, cause)
+			require.False(t, expired)
+			return l.remaining()
+		}
+		assert.LessOrEqual(t, refresh(), time.Second)
+		time.Sleep(orphanGrace)
+		assert.LessOrEqual(t, refresh(), time.Second)
+		time.Sleep(time.Millisecond)
+		assert.Greater(t, refresh(), 59*time.Minute)
+	})
+}
+
+// Of two refreshes whose replies arrive together one is too late, and the other is not.
+func TestLease_oneOfTwoTooLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl = 10 * time.Second
+		for _, lateFirst := range []bool{false, true} {
+			var l lease
+			l.begin(sinceEpoch(), ttl)
+			late, _ := l.beginRefresh(ttl)
+			time.Sleep(ttl)
+			timely, _ := l.beginRefresh(ttl)
+			first, second := timely, late
+			if lateFirst {
+				first, second = late, timely
+			}
+			for _, sent := range []time.Duration{first, second} {
+				cause, expired := l.endRefresh(sent, nil)
+				assert.Equal(t, lateFirst, cause != nil, "the lease does not come back to life")
+				assert.Equal(t, lateFirst && sent == late, expired)
+			}
+		}
+	})
 }

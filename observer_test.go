@@ -344,3 +344,45 @@ func BenchmarkObserver(b *testing.B) {
 		})
 	}
 }
+
+// lingering is an observer for which it takes until the lock is lost to be told of it.
+type lingering struct{ until time.Duration }
+
+func (l lingering) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
+	if op.Name == redislock.OpHold {
+		time.Sleep(l.until)
+	}
+	return ctx, nil
+}
+
+// A lock is lost before its refreshing has begun.
+func TestObserver_slowerThanTheTTL(t *testing.T) {
+	redistest.NoLeaks(t)
+	rdb := redistest.Start(t).Client()
+	const ttl = 20 * time.Millisecond
+	watchdog := redislock.NewTickWatchdog(0)
+	got := counted(func() {
+		var obtaining sync.WaitGroup
+		for i := range 400 {
+			locker := redislock.New(rdb).WithObserver(indifferent{}).
+				WithObserver(lingering{ttl - ttl/100 + time.Duration(i%40-20)*50*time.Microsecond})
+			obtaining.Go(func() {
+				lock, err := locker.Obtain(t.Context(), fmt.Sprint("lock", i), ttl, watched(watchdog))
+				if err != nil {
+					return // on a busy machine it may have come too late
+				}
+				select {
+				case <-lock.Done(): // lost, and not released
+				case <-time.After(2 * ttl):
+					_ = lock.Release(t.Context())
+				}
+			})
+			if i%20 == 0 {
+				obtaining.Wait()
+			}
+		}
+		obtaining.Wait()
+		require.Eventually(t, func() bool { return redislock.Tasks() == 0 }, 10*time.Second, time.Millisecond)
+	})
+	assert.Equal(t, got.Watchdog, got.WatchdogDone)
+}

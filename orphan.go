@@ -3,7 +3,6 @@ package redislock
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -13,7 +12,7 @@ import (
 // failed. Without further ado everybody would have to wait out its TTL.
 
 const (
-	// maxOrphans is how many are looked after at a time. When Redis is away every
+	// maxOrphans is how many of a server are looked after at a time. When it is away every
 	// call fails: the first are those that may have reached it.
 	maxOrphans = 256
 	// orphanTimeout is for how long one is looked after.
@@ -21,9 +20,21 @@ const (
 	// orphanGrace is how long a command may still be under way once Redis
 	// answers again.
 	orphanGrace = 3 * time.Second
+	// orphanWait is how long a first wait is, orphanPatience how long one attempt may take.
+	orphanWait     = 20 * time.Millisecond
+	orphanPatience = time.Second
 )
 
-var orphans = make(chan struct{}, maxOrphans)
+// orphan is the task that releases one.
+type orphan struct {
+	task
+	call  call
+	first chan struct{} // closed after the first attempt
+
+	// Guarded by schedule.mu.
+	until time.Duration // since epoch
+	wait  time.Duration // before the next attempt
+}
 
 // refused reports whether Redis said no to a command, so that it is sure to have
 // changed nothing. The errors named here say only that the last of the attempts
@@ -46,40 +57,73 @@ func refused(err error) bool {
 // asked again for a while.
 func (l *Lock) releaseOrphan(ttl time.Duration) (tried <-chan struct{}) {
 	first := make(chan struct{})
-	if !l.unique {
+	if !l.unique || l.Client == nil {
 		close(first)
 		return first
 	}
-	select {
-	case orphans <- struct{}{}:
-	default:
-		close(first)
-		return first
-	}
-	var once sync.Once
 	script, keys := l.releasing()
-	go func() {
-		defer func() { <-orphans }()
-		end := sinceEpoch() + min(ttl, orphanTimeout)
-		for delay := 20 * time.Millisecond; ; delay = min(2*delay, time.Second) {
-			ctx, cancel := context.WithTimeout(context.Background(), end-sinceEpoch())
-			held, err := l.run(ctx, script, keys, l.value)
-			cancel()
-			once.Do(func() { close(first) })
+	o := &orphan{
+		call:  call{script: script, keys: keys, args: []any{l.value}},
+		first: first,
+		until: sinceEpoch() + min(ttl, orphanTimeout),
+		wait:  orphanWait,
+	}
+	o.task = newTask(o, l, orphanWait, orphanPatience)
+	key := laneKeyOf(l)
+	key.confirmed = false
 
-			if held == 1 || err != nil && refused(err) || errors.Is(err, redis.ErrClosed) {
-				return
-			}
-			if err == nil {
-				end = min(end, sinceEpoch()+orphanGrace)
-			}
-			if sinceEpoch()+delay >= end {
-				return
-			}
-			time.Sleep(delay)
-		}
-	}()
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	lane := openLane(key, l)
+	if lane.orphans >= maxOrphans {
+		close(first)
+		return first
+	}
+	lane.orphans++
+	o.start(key, atOnce)
 	return first
+}
+
+func (o *orphan) begin() (call, bool) {
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	if sinceEpoch() >= o.until {
+		o.finish()
+		return call{}, false
+	}
+	return o.call, true
+}
+
+func (o *orphan) end(_ call, reply int64, err error) {
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	now := sinceEpoch()
+	if err == nil {
+		o.until = min(o.until, now+orphanGrace)
+	}
+	final := reply == 1 || err != nil && refused(err) || errors.Is(err, redis.ErrClosed)
+	if final || now+o.wait >= o.until {
+		o.finish()
+	}
+	if !isClosed(o.first) {
+		close(o.first)
+	}
+}
+
+// finish ends the task, with schedule.mu held.
+func (o *orphan) finish() {
+	if o.stop() {
+		o.lane.orphans--
+	}
+	if !isClosed(o.first) {
+		close(o.first)
+	}
+}
+
+func (o *orphan) next(call, error) (due time.Duration, ok bool) {
+	due = sinceEpoch() + o.wait
+	o.wait = min(2*o.wait, time.Second)
+	return due, true
 }
 
 // releaseFailed is for a lock that Redis holds for a try that failed. The caller may try

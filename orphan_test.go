@@ -2,6 +2,7 @@ package redislock_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,4 +168,69 @@ func TestObtain_orphansAreBounded(t *testing.T) {
 		require.Error(t, err)
 	}
 	assert.LessOrEqual(t, redislock.Orphans(), 256)
+}
+
+// A node that is silent leaves as many orphans as are looked after. That is no reason not to
+// look after those of other servers.
+func TestObtain_orphansOfASilentServer(t *testing.T) {
+	redistest.NoLeaks(t)
+	nodes := startNodes(t, 3)
+	server := redistest.Start(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	rdb := redistest.Client(t, proxy.Addr, impatient)
+	require.NoError(t, obtain(t, rdb, nil).Release(t.Context()))
+
+	locker := quorumOf(nodes, impatient)
+	_, err := locker.Obtain(t.Context(), key, ttl, nil)
+	require.NoError(t, err)
+	nodes[0].Pause()
+	defer nodes[0].Resume()
+	ctx, cancel := context.WithCancel(t.Context())
+	var polling sync.WaitGroup
+	for range 20 {
+		polling.Go(func() {
+			for ctx.Err() == nil {
+				_, _ = locker.Obtain(ctx, key, 30*time.Second, nil)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return redislock.Orphans() >= 256 }, 20*time.Second, time.Millisecond)
+	proxy.LoseReplies(1)
+	_, err = redislock.Obtain(t.Context(), rdb, key, time.Hour, nil)
+	require.Error(t, err)
+	eventuallyFree(t, server.Client())
+	cancel()
+	polling.Wait()
+}
+
+// A call whose context is over sends nothing, so that there is nothing to release either.
+func TestObtain_contextOverSendsNothing(t *testing.T) {
+	redistest.NoLeaks(t)
+	nodes := startNodes(t, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	scripts := func() (n int) {
+		for _, node := range nodes {
+			n += node.Calls("evalsha") + node.Calls("eval") + node.Calls("set")
+		}
+		return n
+	}
+	got := counted(func() {
+		for range 25 {
+			for _, obtain := range []func() (*redislock.Lock, error){
+				func() (*redislock.Lock, error) { return redislock.Obtain(ctx, nodes[0].Client(), key, ttl, nil) },
+				func() (*redislock.Lock, error) { return redislock.Obtain(ctx, nodes[0].Client(), key, ttl, fair()) },
+				func() (*redislock.Lock, error) {
+					return redislock.ObtainMulti(ctx, nodes[0].Client(), []string{"a", "b"}, ttl, nil)
+				},
+				func() (*redislock.Lock, error) { return quorumOf(nodes).Obtain(ctx, key, ttl, nil) },
+			} {
+				_, err := obtain()
+				require.ErrorIs(t, err, context.Canceled)
+			}
+		}
+	})
+	assert.Equal(t, redislock.Stats{Obtain: redislock.Status{Cancel: 100}}, got)
+	time.Sleep(100 * time.Millisecond) // several times as long as an orphan is left alone
+	assert.Zero(t, scripts())
 }

@@ -30,7 +30,7 @@ const (
 	leaveGrace = 250 * time.Millisecond
 	// unheard is what a reply is less if nobody listens to the waiter's channel.
 	unheard = 1e15
-	// maxLeaving is how many failed calls are taken out of queues at a time.
+	// maxLeaving is how many failed calls are taken out of the queues of a server at a time.
 	maxLeaving = 4096
 )
 
@@ -92,7 +92,6 @@ var waiting struct {
 	inboxes map[inboxKey]*inbox
 	ids     uint64 // of the waiters so far
 	count   int    // of waiters in a queue
-	leaving int
 }
 
 // A waiter is a caller that wants a lock in its turn.
@@ -369,7 +368,7 @@ func (w *waiter) askCall() call {
 		script: queueAskScript,
 		keys:   w.keys,
 		args: []any{
-			w.lock.value, w.ttl.Milliseconds(), w.lock.tokenLen, alive.Milliseconds(),
+			w.lock.value, w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
 			waited.Microseconds(), ticket(w.id, now, w.keys[0]), channel,
 		},
 		sent: now,
@@ -406,7 +405,7 @@ func lockWaiter() (unlock func()) {
 }
 
 // unlist changes the waiter's state to one in which it does not wait any more, with
-// waiting.mu held.
+// schedule.mu and waiting.mu held.
 func (w *waiter) unlist(state waiterState) {
 	if w.inbox != nil {
 		w.inbox.remove(w)
@@ -415,12 +414,9 @@ func (w *waiter) unlist(state waiterState) {
 		waiting.count--
 	}
 	if w.state == leaving {
-		waiting.leaving--
+		w.lane.leaving--
 	}
 	w.state = state
-	if w.state == leaving {
-		waiting.leaving++
-	}
 }
 
 // leave takes the waiter out of the queue in the background. If it has been handed the
@@ -429,7 +425,7 @@ func (w *waiter) unlist(state waiterState) {
 func (w *waiter) leave(lost bool) {
 	key := laneKeyOf(w.lock)
 	defer lockWaiter()()
-	if w.state != queued && waiting.leaving >= maxLeaving {
+	if l := schedule.lanes[key]; l != nil && w.state != queued && l.leaving >= maxLeaving {
 		w.unlist(gone)
 		w.stop()
 		return
@@ -450,6 +446,7 @@ func (w *waiter) leave(lost bool) {
 	} else {
 		w.hasten(atOnce)
 	}
+	w.lane.leaving++
 }
 
 // quit leaves, and waits until that is done, but not for long, and not if an ask was lost.
@@ -516,10 +513,13 @@ func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 func (w *waiter) released() {
 	w.forget()
 	waiting.mu.Lock()
-	w.state = gone
+	first := w.state == served // a second release must not stop the leaving
 	asked := w.asked
+	if first {
+		w.state = gone
+	}
 	waiting.mu.Unlock()
-	if asked {
+	if first && asked {
 		w.leave(false)
 	}
 }

@@ -1075,3 +1075,54 @@ func TestFairQueue_longestTTL(t *testing.T) {
 	require.NoError(t, lock.Release(t.Context()))
 	awaitNoKeys(t, rdb)
 }
+
+// An ask comes after the lock that it asked for was refreshed for longer.
+func TestFairQueue_lateAsk(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, client := server.Client(), server.Client()
+	var gate gate
+	client.AddHook(&gate)
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, client, "waiter", fair(), results)
+	awaitChannels(t, rdb, 1)
+	asks := gate.close("ask")
+	gate.await(t, asks, 1)
+	require.NoError(t, lock.Release(t.Context()))
+	served := receive(t, results)
+	require.NoError(t, served.err)
+	require.NoError(t, served.lock.Refresh(t.Context(), time.Hour, nil))
+	gate.open("ask")
+	asks.release()
+	require.Eventually(t, func() bool { return redislock.Tasks() == 0 }, 10*time.Second, time.Millisecond)
+	calls := server.Calls("evalsha") + server.Calls("eval")
+	require.Never(t, func() bool { return rdb.PTTL(t.Context(), key).Val() < 59*time.Minute },
+		300*time.Millisecond, 10*time.Millisecond, calls)
+	require.NoError(t, served.lock.Release(t.Context()))
+	awaitNoKeys(t, rdb)
+}
+
+// A lock is released twice while an ask that was under way is being seen to.
+func TestFairQueue_secondRelease(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, client := server.Client(), server.Client()
+	var gate gate
+	client.AddHook(&gate)
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, client, "waiter", fair(), results)
+	awaitChannels(t, rdb, 1)
+	asks := gate.close("ask")
+	gate.await(t, asks, 1)
+	require.NoError(t, lock.Release(t.Context()))
+	served := receive(t, results)
+	require.NoError(t, served.lock.Release(t.Context()))
+	gate.open("ask")
+	asks.fail()
+	require.Eventually(t, func() bool { return redislock.Tasks() == 1 }, 10*time.Second, time.Millisecond, "it leaves")
+	require.Equal(t, redislock.ErrLockNotHeld, served.lock.Release(t.Context()))
+	require.Eventually(t, func() bool { return redislock.Tasks() == 0 }, 10*time.Second, time.Millisecond)
+	awaitNoKeys(t, rdb)
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,7 +55,7 @@ func NewQuorum(clients ...RedisClient) *Client {
 	}
 	q := &quorum{}
 	for _, client := range clients {
-		q.nodes = append(q.nodes, &node{Client: New(client), calls: make(chan struct{}, maxNodeCalls)})
+		q.nodes = append(q.nodes, &node{Client: New(client), calls: make(chan struct{}, maxNodeCalls), batches: make(chan struct{}, maxPipelines)})
 	}
 	return &Client{quorum: q, capabilities: capabilities{identity: q}}
 }
@@ -81,7 +82,8 @@ type quorum struct {
 
 type node struct {
 	*Client
-	calls chan struct{} // one for each that is under way
+	calls   chan struct{} // one for each that is under way
+	batches chan struct{} // the same of pipelines
 }
 
 // ballot is what a quorum's lock has to remember of the nodes.
@@ -180,6 +182,29 @@ func (n *node) run(ctx context.Context, script *redis.Script, keys []string, arg
 	return n.Client.run(ctx, script, keys, args...)
 }
 
+// runAll runs scripts on one node: in a pipeline if it has any.
+func (n *node) runAll(ctx context.Context, calls []call) []result {
+	results := make([]result, len(calls))
+	if len(calls) > 1 && n.pipelines != nil {
+		select {
+		case n.batches <- struct{}{}:
+			defer func() { <-n.batches }()
+			return runAll(ctx, n.pipelines, calls)
+		case <-ctx.Done():
+			for i := range results {
+				results[i].err = errSilent
+			}
+			return results
+		}
+	}
+	var running sync.WaitGroup
+	for i, c := range calls {
+		running.Go(func() { results[i].reply, results[i].err = n.run(ctx, c.script, c.keys, c.args...) })
+	}
+	running.Wait()
+	return results
+}
+
 // silence returns an error that names the nodes without an answer.
 func (q *quorum) silence(ctx context.Context, answers []answer) error {
 	var errs []error
@@ -226,14 +251,18 @@ func (q *quorum) impossible(answers []answer) bool {
 func (q *quorum) try(ctx context.Context, lock *Lock, ttl time.Duration) (*Lock, error) {
 	ttl = ttl.Truncate(time.Millisecond)
 	lock.lease.begin(sinceEpoch(), ttl)
+	keys, mark := lock.quorumKeys(), ""
+	if !lock.unique {
+		mark = randomToken()
+	}
 	answers := q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, quorumObtainScript, lock.keys, lock.value, ttl.Milliseconds(), lock.tokenLen)
+		return q.nodes[i].run(ctx, quorumObtainScript, keys, lock.value, ttl.Milliseconds(), lock.tokenArg(), mark)
 	})
 	lock.noteUnsure(answers)
 	if count(answers, granted) >= q.majority() && lock.lease.remaining() > 0 {
 		return lock, nil
 	}
-	q.undo(ctx, lock, ttl, answers)
+	q.undo(ctx, lock, ttl, answers, mark)
 	if q.impossible(answers) || count(answers, fine) >= q.majority() && ctx.Err() == nil {
 		return nil, nil
 	}
@@ -241,7 +270,7 @@ func (q *quorum) try(ctx context.Context, lock *Lock, ttl time.Duration) (*Lock,
 }
 
 // undo gives back what a failed try took. It goes on in the background when ctx ends.
-func (q *quorum) undo(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer) {
+func (q *quorum) undo(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer, mark string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -252,19 +281,25 @@ func (q *quorum) undo(ctx context.Context, lock *Lock, ttl time.Duration, answer
 		}
 		// By a custom token the lock may have been held before, on any node, and other
 		// calls may count on what this one took: only that goes, and only if they do not.
-		taken := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply <= 1 })
-		expiry := make(map[int]int64)
-		for _, a := range taken {
-			expiry[a.node] = a.reply
-		}
+		taken := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply < 2 })
 		q.askThese(ctx, nodeWait(ttl), taken, func(ctx context.Context, i int) (int64, error) {
-			return q.nodes[i].run(ctx, quorumUndoScript, lock.keys, lock.value, expiry[i])
+			return q.nodes[i].run(ctx, quorumUndoScript, lock.quorumKeys(), lock.value, mark)
 		})
 	}()
 	select {
 	case <-done:
 	case <-ctx.Done():
 	}
+}
+
+// quorumKeys are the keys that the scripts of a quorum take: with a custom token, also that of
+// the mark on what a try has newly taken.
+func (l *Lock) quorumKeys() []string {
+	if l.unique {
+		return l.keys
+	}
+	prefix, _ := queuePrefix(l.keys[0])
+	return append(slices.Clip(l.keys), prefix+":redislock:try")
 }
 
 // noteUnsure notes on which nodes the lock may yet be taken.
@@ -284,8 +319,8 @@ func (q *quorum) releaseOn(ctx context.Context, lock *Lock, ttl time.Duration, a
 	})
 	for _, a := range answers {
 		if a.err != nil && !refused(a.err) || a.reply == 0 && lock.watch.ballot.unsure[a.node].Load() {
-			orphan := &Lock{Client: q.nodes[a.node].Client, keys: lock.keys, value: lock.value, unique: lock.unique}
-			orphan.releaseOrphan(ttl)
+			there := &Lock{Client: q.nodes[a.node].Client, keys: lock.keys, value: lock.value, unique: lock.unique}
+			there.releaseOrphan(ttl)
 		}
 	}
 }
@@ -293,6 +328,7 @@ func (q *quorum) releaseOn(ctx context.Context, lock *Lock, ttl time.Duration, a
 // abandon releases a lock that nobody holds any more, if it is unique.
 func (q *quorum) abandon(lock *Lock, ttl time.Duration) {
 	if lock.unique {
+		time.Sleep(lock.untilHealed())
 		q.releaseOn(context.Background(), lock, ttl, q.allNodes())
 	}
 }
@@ -305,15 +341,7 @@ func (q *quorum) abandon(lock *Lock, ttl time.Duration) {
 // its own node, by its own clock, had last answered; that has passed when the waiting
 // here is over.
 func (q *quorum) releaseHeld(ctx context.Context, lock *Lock) (held bool, _ error) {
-	lock.lease.mu.Lock()
-	wait := time.Duration(0)
-	if lock.watch.ballot.healing > 0 {
-		wait = lock.watch.ballot.healedBy - sinceEpoch()
-	}
-	lock.lease.mu.Unlock()
-	if wait > 0 {
-		time.Sleep(wait)
-	}
+	time.Sleep(lock.untilHealed())
 	answers := q.allNodes()
 	q.releaseOn(ctx, lock, orphanTimeout, answers)
 	if count(answers, granted) >= q.majority() {
@@ -323,56 +351,6 @@ func (q *quorum) releaseHeld(ctx context.Context, lock *Lock) (held bool, _ erro
 		return false, nil
 	}
 	return false, q.silence(ctx, answers)
-}
-
-// refresh gives the lock a new TTL. It replies 1 if a majority has it, 0 if no majority can
-// have the lock any more.
-func (q *quorum) refresh(ctx context.Context, lock *Lock, ttl time.Duration) (int64, error) {
-	answers := q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, quorumRefreshScript, lock.keys, lock.value, ttl.Milliseconds())
-	})
-	if count(answers, granted) >= q.majority() {
-		q.heal(ctx, lock, ttl, answers)
-		return 1, nil
-	}
-	if q.impossible(answers) {
-		return 0, nil
-	}
-	return 0, q.silence(ctx, answers)
-}
-
-// heal takes the lock on nodes that have lost it, or never had it: else one restart after
-// the other would wear the majority down.
-func (q *quorum) heal(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer) {
-	missing := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply >= 0 })
-	if len(missing) == 0 {
-		return
-	}
-	ballot := lock.watch.ballot
-	lock.lease.mu.Lock()
-	ended := lock.lease.cause != nil
-	if !ended {
-		ballot.healing += len(missing)
-		ballot.healedBy = sinceEpoch() + healGrace + healGrace/100 + time.Millisecond
-	}
-	lock.lease.mu.Unlock()
-	if ended {
-		return
-	}
-	times := make(map[int]int64)
-	for _, a := range missing {
-		times[a.node] = -a.reply
-	}
-	q.askThese(ctx, nodeWait(ttl), missing, func(ctx context.Context, i int) (int64, error) {
-		deadline := times[i] + healGrace.Milliseconds()
-		reply, err := q.nodes[i].run(ctx, quorumHealScript, lock.keys, lock.value, ttl.Milliseconds(), deadline)
-		if err == nil || refused(err) {
-			lock.lease.mu.Lock()
-			ballot.healing--
-			lock.lease.mu.Unlock()
-		}
-		return reply, err
-	})
 }
 
 // ttl returns what a majority still grants, in milliseconds.

@@ -238,7 +238,7 @@ func TestQuorum_healingAndReleasing(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
 	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
-	require.Equal(t, 3, holding(t, nodes), "it is healed, and the script known")
+	eventuallyHolding(t, nodes, 3) // it is healed, and the script known
 	require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
 
 	slow.hold("heal")
@@ -502,11 +502,106 @@ func TestQuorum_customTokenIsUndone(t *testing.T) {
 	for _, node := range nodes[:2] {
 		require.NoError(t, node.Client().Del(t.Context(), key).Err())
 	}
-	lock, err := locker.Obtain(t.Context(), key, ttl, opt)
-	require.NoError(t, err)
+	var lock *redislock.Lock
+	for range 3 {
+		var err error
+		lock, err = locker.Obtain(t.Context(), key, ttl, opt)
+		require.NoError(t, err)
+	}
+	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
 	slow.letGo()
 	slow.wait()
 	require.Equal(t, redislock.ErrNotObtained, <-failed)
 	assert.Equal(t, 3, holding(t, nodes), "the lock has the node too")
 	require.NoError(t, lock.Release(t.Context()))
+}
+
+// Undoing a try does not keep its caller beyond its context.
+func TestQuorum_contextEnds(t *testing.T) {
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	for _, node := range nodes[:2] {
+		node.Pause()
+		defer node.Resume()
+	}
+	for _, opt := range []*redislock.Options{nil, {Token: "me"}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		got := counted(func() {
+			_, err := locker.Obtain(ctx, key, time.Minute, opt)
+			assert.ErrorIs(t, err, context.DeadlineExceeded)
+		})
+		assert.Less(t, time.Since(start), 300*time.Millisecond)
+		assert.Equal(t, redislock.Stats{Obtain: redislock.Status{Cancel: 1}}, got)
+	}
+}
+
+// A node that has said no has nothing to give back.
+func TestQuorum_deniedIsNotUndone(t *testing.T) {
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	lock, err := locker.Obtain(t.Context(), key, ttl, nil)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return holding(t, nodes) == 3 }, 10*time.Second, time.Millisecond)
+	gets := func() (n int) {
+		for _, node := range nodes {
+			n += node.Calls("eval") + node.Calls("evalsha")
+		}
+		return n
+	}
+	before := gets()
+	for range 20 {
+		_, err := locker.Obtain(t.Context(), key, ttl, nil)
+		require.Equal(t, redislock.ErrNotObtained, err)
+	}
+	assert.LessOrEqual(t, gets(), before+20*3)
+	require.NoError(t, lock.Release(t.Context()))
+}
+
+// Refreshes of many locks do not wait for a node that does not answer.
+func TestQuorum_watchdogOfManyLocks(t *testing.T) {
+	redistest.NoLeaks(t)
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	const n, ttl = 2000, 3 * time.Second
+	watchdog := redislock.NewTickWatchdog(0)
+	locks := make([]*redislock.Lock, n)
+	got := counted(func() {
+		inParallel(func(worker, workers int) {
+			for i := worker; i < n; i += workers {
+				var err error
+				locks[i], err = locker.Obtain(t.Context(), fmt.Sprint("lock", i), ttl, watched(watchdog))
+				assert.NoError(t, err)
+			}
+		})
+		nodes[0].Pause()
+		defer nodes[0].Resume()
+		before := redislock.GetStats().Refresh.Success
+		require.Eventually(t, func() bool {
+			return redislock.GetStats().Refresh.Success >= before+5*n
+		}, 30*time.Second, 10*time.Millisecond)
+	})
+	assert.Zero(t, got.Lost)
+	inParallel(func(worker, workers int) {
+		for i := worker; i < n; i += workers {
+			assert.NoError(t, locks[i].Release(t.Context()))
+		}
+	})
+}
+
+// A node that comes back empty is healed of all locks at a time.
+func TestQuorum_manyLocksAreHealed(t *testing.T) {
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	watchdog := redislock.NewTickWatchdog(100 * time.Millisecond)
+	const n = 500
+	for i := range n {
+		_, err := locker.Obtain(t.Context(), fmt.Sprint("lock", i), ttl, watched(watchdog))
+		require.NoError(t, err)
+	}
+	require.NoError(t, nodes[1].Client().FlushAll(t.Context()).Err())
+	require.Eventually(t, func() bool { return nodes[1].Client().DBSize(t.Context()).Val() == n },
+		10*time.Second, 5*time.Millisecond)
+	watchdog.Stop()
 }

@@ -30,10 +30,12 @@
 // there are [Options].MinReplicas, which waits for the replicas, and [NewQuorum], which
 // takes a majority of independent servers.
 //
-// A holder that is paused (by the garbage collector, the scheduler, a suspended
-// machine) for longer than the TTL does not notice in time that its lock is gone and
-// somebody else's by now: [Lock.Done] closes when it goes on. [Lock.ValidUntil] tells
-// until when a lock is certain; after checking it the process may still be paused.
+// A holder that is paused (by the garbage collector, the scheduler) for longer than the
+// TTL does not notice in time that its lock is gone and somebody else's by now:
+// [Lock.Done] closes when it goes on. [Lock.ValidUntil] tells until when a lock is
+// certain; after checking it the process may still be paused. While the machine is
+// suspended, on Linux the clock that both go by stands still: it is the next refresh, or
+// what was left of the TTL, that ends such a lock.
 // Where that must not do harm, let the resource that the lock protects reject old
 // holders: give it the number of [Lock.FenceToken], to be refused if it has seen a
 // greater one.
@@ -404,6 +406,14 @@ func newLock(c *Client, keys []string, opt *Options) *Lock {
 	}
 }
 
+// tokenArg is what scripts are told of the token: its length, or that it was generated.
+func (l *Lock) tokenArg() any {
+	if l.unique {
+		return ""
+	}
+	return l.tokenLen
+}
+
 // tokenLength is the length of generated tokens: 16 random bytes as unpadded
 // base64.
 const tokenLength = 22
@@ -430,7 +440,7 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again 
 			}
 		}
 		args := []any{l.value, ttl.Milliseconds()}
-		if l.tokenLen != tokenLength {
+		if !l.unique {
 			args = append(args, l.tokenLen)
 		}
 		reply, err := l.update(ctx, obtainScript, ttl, l.keys, args...)
@@ -440,7 +450,7 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again 
 	if fenced {
 		keys, counter = append(slices.Clip(keys), opt.FenceKey), 1
 	}
-	reply, err := l.update(ctx, obtainMultiScript, ttl, keys, l.value, ttl.Milliseconds(), l.tokenLen, counter)
+	reply, err := l.update(ctx, obtainMultiScript, ttl, keys, l.value, ttl.Milliseconds(), l.tokenArg(), counter)
 	if fenced {
 		l.fence = reply
 	}
@@ -530,7 +540,9 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 // Refresh gives the lock a new TTL that begins now, longer or shorter than what
 // is left of the old one. If Redis does not answer it tries again as
 // opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
-// they do in [Client.Obtain].
+// they do in [Client.Obtain]. A refresh that was not answered may take effect within the
+// next 3 seconds: if its TTL was shorter than that of one that succeeds meanwhile,
+// [Lock.ValidUntil] goes by the shorter.
 //
 // Errors:
 //
@@ -585,7 +597,8 @@ func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
 // renew has Redis give the lock a new TTL. It replies 0 if the lock is not held.
 func (l *Lock) renew(ctx context.Context, ttl time.Duration) (int64, error) {
 	if l.Client != nil && l.quorum != nil {
-		return l.quorum.refresh(ctx, l, ttl)
+		r := l.quorum.refresh(ctx, []refreshing{{lock: l, ttl: ttl}})[0]
+		return r.reply, r.err
 	}
 	return l.update(ctx, refreshScript, ttl, l.keys, l.value, ttl.Milliseconds())
 }
@@ -595,14 +608,16 @@ func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	if err == nil && !held {
 		err = ErrNotObtained
 	}
-	cause := l.lease.endRefresh(sent, err)
+	cause, expired := l.lease.endRefresh(sent, err)
 	switch {
 	case err == ErrNotObtained:
 		l.lose(errGone)
-	case err == nil && (cause != nil || l.lease.remaining() <= 0):
-		// The reply came too late: the holder has been told that the lock is gone, or
-		// must be, because the TTL that this set is over too.
-		l.ring()
+	case err == nil && cause != nil:
+		// The reply came too late: the holder has been told that the lock is gone, or is
+		// now, because the TTL that this set is over too.
+		if expired {
+			l.lost(cause)
+		}
 		if cause != errReleased {
 			l.abandon(ttl)
 		}

@@ -3,7 +3,6 @@ package redislock
 import (
 	"container/heap"
 	"context"
-	"errors"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -24,8 +23,9 @@ const (
 	// maxPipelines is how many pipelines a lane has under way. When the server, or a
 	// connection, does not answer, that many are stuck, and no more.
 	maxPipelines = 8
-	// maxCalls is the same for a client that has no pipelines.
-	maxCalls = 8
+	// maxCalls is the same for a client that has no pipelines: as many as may be due while
+	// one is answered.
+	maxCalls = 256
 	// maxGap is for how long at most a lane gathers tasks for the next pipeline.
 	maxGap = 10 * time.Millisecond
 	// maxPatience is after how many times its patience an attempt is given up.
@@ -50,7 +50,7 @@ type task struct {
 	underWay int           // attempts
 }
 
-const atOnce = time.Duration(math.MinInt64)
+const atOnce = time.Duration(math.MinInt64 / 2) // so that sums do not overflow
 
 // A job is what a task does.
 type job interface {
@@ -64,13 +64,9 @@ type job interface {
 	next(call call, err error) (due time.Duration, ok bool)
 }
 
-// A call is one run of a script.
-type call struct {
-	script *redis.Script
-	keys   []string
-	args   []any
-	sent   time.Duration // since epoch: just before
-	ttl    time.Duration // that a refresh sets
+// latest is when the task leaves even if it has to leave alone.
+func (t *task) latest() time.Duration {
+	return t.due + min(t.interval/20, maxGap)
 }
 
 func newTask(job job, lock *Lock, interval, patience time.Duration) task {
@@ -123,13 +119,14 @@ func early(interval time.Duration) time.Duration {
 
 // lane runs the tasks of one server.
 type lane struct {
-	key       laneKey
-	client    *Client
-	pipelines pipeliner // nil if the client has none
-	due       tasks
-	rest      time.Duration // since epoch: until then only what is to be done at once leaves
-	busy      int           // pipelines or calls that are under way
-	wake      chan struct{} // holds a token if there is news for run
+	key    laneKey
+	client *Client
+	due    tasks
+	rest   time.Duration // since epoch: until then a task waits for others to leave with
+	busy   int           // batches that are under way
+	wake   chan struct{} // holds a token if there is news for run
+
+	orphans, leaving int // of its tasks
 }
 
 // laneKey tells servers apart: by the client, and by the node of the lock's key where
@@ -155,9 +152,6 @@ func openLane(key laneKey, lock *Lock) *lane {
 		return l
 	}
 	l := &lane{key: key, client: lock.Client, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
-	if !key.confirmed {
-		l.pipelines = lock.pipelines
-	}
 	if schedule.lanes == nil {
 		schedule.lanes = make(map[laneKey]*lane)
 	}
@@ -204,7 +198,7 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 		return nil, 0, false
 	}
 	size, most := maxBatch, maxPipelines
-	if l.pipelines == nil {
+	if !l.batches() {
 		size, most = 1, maxCalls
 	}
 	if l.busy >= most || len(l.due) == 0 {
@@ -212,14 +206,11 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	}
 	now := sinceEpoch()
 	head := l.due[0]
-	if head.due != atOnce {
-		if wait := max(head.due, l.rest) - now; wait > 0 {
-			return nil, wait, true
-		}
+	if wait := min(max(head.due, l.rest), head.latest()) - now; wait > 0 {
+		return nil, wait, true
 	}
-	if l.pipelines != nil {
-		// Let some more become due, so that they leave together.
-		l.rest = now + min(head.interval/20, maxGap)
+	if l.batches() {
+		l.rest = now + maxGap
 	}
 	for len(batch) < size && l.due[0].due <= now {
 		t := l.due[0]
@@ -232,43 +223,39 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	return batch, 0, true
 }
 
+// batches reports whether many tasks leave together.
+func (l *lane) batches() bool {
+	return l.client.quorum != nil || l.client.pipelines != nil && !l.key.confirmed
+}
+
 // An attempt is one run of a task.
 type attempt struct {
 	*task
 	call
-	began bool
 	reply int64
 	err   error
 }
 
-func (a *attempt) begin() bool {
-	a.call, a.began = a.job.begin()
-	return a.began
-}
-
 // send runs the tasks of a batch once.
 func (l *lane) send(batch []*task) {
-	attempts := make([]attempt, len(batch))
+	attempts := make([]attempt, 0, len(batch))
 	longest := time.Duration(0)
-	for i, t := range batch {
-		attempts[i].task = t
-		longest = max(longest, maxPatience*t.patience)
+	for _, t := range batch {
+		if call, ok := t.job.begin(); ok {
+			attempts = append(attempts, attempt{task: t, call: call})
+			longest = max(longest, maxPatience*t.patience)
+		}
 	}
 	// The client heeds this where it waits for a connection, and where it was told
 	// to also while it waits for a reply. Leases end, and callers return, without it.
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
-	if l.pipelines != nil {
-		l.pipeline(ctx, attempts)
-	} else {
-		l.callEach(ctx, attempts)
-	}
+	l.ask(ctx, attempts)
 	silent := false
 	for i := range attempts {
-		if a := &attempts[i]; a.began {
-			a.job.end(a.call, a.reply, a.err)
-			silent = silent || a.err != nil && !answered(a.err)
-		}
+		a := &attempts[i]
+		a.job.end(a.call, a.reply, a.err)
+		silent = silent || a.err != nil && !answered(a.err)
 	}
 	if silent {
 		l.client.lookForNodes(ctx)
@@ -276,11 +263,13 @@ func (l *lane) send(batch []*task) {
 
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
+	for _, t := range batch {
+		t.underWay--
+	}
 	for i := range attempts {
 		a := &attempts[i]
-		a.underWay--
-		if !a.began || a.index < 0 {
-			continue // there was nothing to run, or the task was stopped meanwhile
+		if a.index < 0 {
+			continue // stopped meanwhile
 		}
 		if due, ok := a.job.next(a.call, a.err); ok {
 			a.due = due
@@ -291,12 +280,28 @@ func (l *lane) send(batch []*task) {
 	l.rouse()
 }
 
-func (l *lane) callEach(ctx context.Context, attempts []attempt) {
-	for i := range attempts {
-		a := &attempts[i]
-		if !a.begin() {
-			continue
+// ask has Redis run the scripts of the attempts.
+func (l *lane) ask(ctx context.Context, attempts []attempt) {
+	switch {
+	case len(attempts) == 0:
+	case l.client.quorum != nil:
+		refreshes := make([]refreshing, len(attempts))
+		for i, a := range attempts {
+			refreshes[i] = refreshing{lock: a.lock, ttl: a.ttl}
 		}
+		for i, r := range l.client.quorum.refresh(ctx, refreshes) {
+			attempts[i].reply, attempts[i].err = r.reply, r.err
+		}
+	case l.batches():
+		calls := make([]call, len(attempts))
+		for i := range attempts {
+			calls[i] = attempts[i].call
+		}
+		for i, r := range runAll(ctx, l.client.pipelines, calls) {
+			attempts[i].reply, attempts[i].err = r.reply, r.err
+		}
+	default:
+		a := &attempts[0]
 		if a.script == refreshScript {
 			a.reply, a.err = a.lock.renew(ctx, a.ttl)
 		} else {
@@ -305,48 +310,11 @@ func (l *lane) callEach(ctx context.Context, attempts []attempt) {
 	}
 }
 
-func (l *lane) pipeline(ctx context.Context, attempts []attempt) {
-	cmds := make([]*redis.Cmd, len(attempts))
-	_, _ = l.pipelines.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i := range attempts {
-			if a := &attempts[i]; a.begin() {
-				cmds[i] = a.script.EvalSha(ctx, pipe, a.keys, a.args...)
-			}
-		}
-		return nil // each command has its own error
-	})
-	unknown := false
-	for _, cmd := range cmds {
-		unknown = unknown || cmd != nil && noScript(cmd.Err())
-	}
-	if unknown {
-		// By its source: that also makes the script known, wherever the keys are.
-		_, _ = l.pipelines.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-			for i, cmd := range cmds {
-				if cmd != nil && noScript(cmd.Err()) {
-					a := &attempts[i]
-					cmds[i] = a.script.Eval(ctx, pipe, a.keys, a.args...)
-				}
-			}
-			return nil
-		})
-	}
-	for i, cmd := range cmds {
-		if cmd != nil {
-			attempts[i].reply, attempts[i].err = replyOf(cmd)
-		}
-	}
-}
-
-func noScript(err error) bool {
-	return errors.Is(err, redis.ErrNoScript) || redis.HasErrorPrefix(err, "NOSCRIPT")
-}
-
-// tasks is a heap, the one that is due next at its top.
+// tasks is a heap, the one that leaves next at its top.
 type tasks []*task
 
 func (h tasks) Len() int           { return len(h) }
-func (h tasks) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h tasks) Less(i, j int) bool { return h[i].latest() < h[j].latest() }
 
 func (h tasks) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]

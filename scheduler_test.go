@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -364,4 +365,97 @@ func TestScheduler_clientThatChangesKeys(t *testing.T) {
 	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), "my-"+key).Val())
 	require.NoError(t, lock.Release(t.Context()))
 	awaitNoKeys(t, rdb)
+}
+
+// A client without pipelines may be far away.
+func TestScheduler_withoutPipelinesAndSlow(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	rdb := struct{ redis.Scripter }{redistest.Client(t, proxy.Addr, func(o *redis.Options) { o.PoolSize = 100 })}
+	const n, ttl = 1500, 3 * time.Second
+	locks := make([]*redislock.Lock, n)
+	got := counted(func() {
+		inParallel(func(worker, workers int) {
+			for i := worker; i < n; i += workers {
+				locks[i] = watchLock(t, rdb, fmt.Sprint("lock", i), ttl)
+			}
+		})
+		proxy.DelayReplies(20 * time.Millisecond)
+		refreshed := server.Calls("pexpire") + 5*n
+		require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 30*time.Second, 10*time.Millisecond)
+		proxy.DelayReplies(0)
+	})
+	assert.Zero(t, got.Lost)
+	inParallel(func(worker, workers int) {
+		for i := worker; i < n; i += workers {
+			assert.NoError(t, locks[i].Release(t.Context()))
+		}
+	})
+}
+
+// gaps measures the times between the scripts in pipelines that are for one key.
+type gaps struct {
+	pipelineCounter
+	key string
+
+	mu   sync.Mutex
+	last time.Time
+	all  []time.Duration
+}
+
+func (g *gaps) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			if args := cmd.Args(); len(args) > 3 && args[3] == g.key {
+				g.mu.Lock()
+				g.all = append(g.all, time.Since(g.last))
+				g.last = time.Now()
+				g.mu.Unlock()
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// measure waits for n gaps from now on, and returns the one that a tenth is longer than.
+func (g *gaps) measure(t *testing.T, n int) time.Duration {
+	t.Helper()
+	g.mu.Lock()
+	g.all, g.last = nil, time.Now()
+	g.mu.Unlock()
+	var all []time.Duration
+	require.Eventually(t, func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		all = slices.Clone(g.all)
+		return len(all) >= n
+	}, 20*time.Second, 5*time.Millisecond)
+	slices.Sort(all)
+	return all[len(all)*9/10]
+}
+
+// A lock that is refreshed often does not wait for those that are refreshed seldom.
+func TestScheduler_shortAmongLong(t *testing.T) {
+	redistest.NoLeaks(t)
+	rdb := redistest.Start(t).Client()
+	gaps := &gaps{key: "short"}
+	rdb.AddHook(gaps)
+	often := watched(redislock.NewTickWatchdog(4 * time.Millisecond))
+	short, err := redislock.Obtain(t.Context(), rdb, "short", ttl, often)
+	require.NoError(t, err)
+	alone := gaps.measure(t, 200)
+	long := make([]*redislock.Lock, 750) // that are refreshed 1,500 times a second
+	inParallel(func(worker, workers int) {
+		for i := worker; i < len(long); i += workers {
+			long[i] = watchLock(t, rdb, fmt.Sprint("long", i), 1500*time.Millisecond)
+		}
+	})
+	ticks := redislock.GetStats().WatchdogTick
+	require.Eventually(t, func() bool { return redislock.GetStats().WatchdogTick >= ticks+1500 }, 20*time.Second, time.Millisecond)
+	among := gaps.measure(t, 400)
+	t.Logf("alone %v, among others %v", alone, among)
+	assert.Less(t, among, 2*alone)
+	require.NoError(t, short.Release(t.Context()))
+	releaseAll(t, long)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"embed"
 	"errors"
+	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -52,6 +54,52 @@ func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, a
 		err = nameTags(keys, err)
 	}
 	return reply, err
+}
+
+// A call is one run of a script.
+type call struct {
+	script *redis.Script
+	keys   []string
+	args   []any
+	sent   time.Duration // since epoch: just before
+	ttl    time.Duration // that a refresh sets
+}
+
+// A result is what a call came to.
+type result struct {
+	reply int64
+	err   error
+}
+
+// runAll runs scripts in one pipeline.
+func runAll(ctx context.Context, pipelines pipeliner, calls []call) []result {
+	cmds := make([]*redis.Cmd, len(calls))
+	_, _ = pipelines.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, c := range calls {
+			cmds[i] = c.script.EvalSha(ctx, pipe, c.keys, c.args...)
+		}
+		return nil // each command has its own error
+	})
+	if slices.ContainsFunc(cmds, func(cmd *redis.Cmd) bool { return noScript(cmd.Err()) }) {
+		// By its source: that also makes the script known, wherever the keys are.
+		_, _ = pipelines.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for i, c := range calls {
+				if noScript(cmds[i].Err()) {
+					cmds[i] = c.script.Eval(ctx, pipe, c.keys, c.args...)
+				}
+			}
+			return nil
+		})
+	}
+	results := make([]result, len(calls))
+	for i, cmd := range cmds {
+		results[i].reply, results[i].err = replyOf(cmd)
+	}
+	return results
+}
+
+func noScript(err error) bool {
+	return errors.Is(err, redis.ErrNoScript) || redis.HasErrorPrefix(err, "NOSCRIPT")
 }
 
 // replyOf returns what a script replied. OK stands for 1 and nil for 0: these are the

@@ -3,14 +3,14 @@
 -- KEYS     the locks' keys; then the fencing counter's key, if ARGV[4] is 1
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
--- ARGV[3]  the length of the token in bytes
+-- ARGV[3]  the length of the token in bytes; '' if it was generated for this call
 -- ARGV[4]  1 with a fencing counter, else 0
 --
 -- Reply: 0 if a key is held by somebody else; else the fencing token, or 1
 -- without a counter.
 
 local locks = #KEYS - ARGV[4]
-local length = tonumber(ARGV[3])
+local length = tonumber(ARGV[3]) or 22
 local token = string.sub(ARGV[1], 1, length)
 
 -- Whether this takes anything that the token does not hold already.
@@ -35,6 +35,10 @@ if locks < #KEYS then
 end
 
 for i = 1, locks do
-	redis.call('set', KEYS[i], ARGV[1], 'px', ARGV[2])
+	-- Of a generated token the keys may be from an earlier run of this very call, and have
+	-- been refreshed for longer since.
+	if ARGV[3] ~= '' or redis.call('pttl', KEYS[i]) < tonumber(ARGV[2]) then
+		redis.call('set', KEYS[i], ARGV[1], 'px', ARGV[2])
+	end
 end
 return fence

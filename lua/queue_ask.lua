@@ -3,7 +3,7 @@
 -- KEYS     the three of queue.lua; then the fencing counter's key, if there is one
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
--- ARGV[3]  the length of the token in bytes
+-- ARGV[3]  the length of the token in bytes; '' if it was generated for this call
 -- ARGV[4]  for how long the waiter is alive if it does not ask again, in milliseconds
 -- ARGV[5]  for how long it has been waiting, in microseconds; 0 if it asks first
 -- ARGV[6]  the ticket: what a message to the waiter begins with, without a space
@@ -14,7 +14,7 @@
 -- token now. Else, negative or 0, how many milliseconds the holder's TTL has left,
 -- at most an hour, less 1e15 if nobody listens to the channel at this server.
 
-local value, ttl, length = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local value, ttl, length = ARGV[1], ARGV[2], tonumber(ARGV[3]) or 22
 local waited, ticket, channel = tonumber(ARGV[5]), ARGV[6], ARGV[7]
 
 -- A waiter that asks for the first time waits for the reply, and so does one that
@@ -54,7 +54,12 @@ if holder and string.sub(holder, 1, length) == string.sub(value, 1, length) then
 		redis.call('hdel', KEYS[3], '')
 		new = 1
 	end
-	redis.call('set', KEYS[1], value, 'px', ttl)
+	local left = tonumber(ttl)
+	if waited > 0 or ARGV[3] == '' then
+		-- This may be late, and the holder have refreshed the lock for longer since.
+		left = math.max(left, redis.call('pttl', KEYS[1]))
+	end
+	redis.call('set', KEYS[1], value, 'px', digits(left))
 	return fence(new)
 end
 

@@ -1,38 +1,40 @@
 -- Takes locks on one node of a quorum: if their keys are free, or if the same token holds
 -- them already.
 --
--- KEYS     the locks' keys
+-- KEYS     the locks' keys; then, for a custom token, the key of a mark
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
--- ARGV[3]  the length of the token in bytes
+-- ARGV[3]  the length of the token in bytes; '' if it was generated for this call
+-- ARGV[4]  for a custom token, what to mark keys with that it has not held before, so
+--          that quorum_undo.lua knows that nobody else has come to count on them
 --
 -- Reply: 0 if a key is somebody else's, and nothing was changed; 1 if the token has held
--- one before; else the moment at which the keys will expire, in milliseconds of the node's
--- time. By that quorum_undo.lua knows them again.
+-- one before; 2 if all keys were free.
 
 local value, ttl = ARGV[1], tonumber(ARGV[2])
-local token = string.sub(value, 1, tonumber(ARGV[3]))
-local time = redis.call('time')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local expiry = now + ttl
+local length = tonumber(ARGV[3])
+local token = string.sub(value, 1, length or -1)
+local locks = length and #KEYS - 1 or #KEYS
 local held = false
 
-for _, key in ipairs(KEYS) do
-	local holder = redis.call('get', key)
-	if holder then
-		if string.sub(holder, 1, #token) ~= token then
-			return 0
-		end
-		held = true
-		-- Whoever took the key before may be about to undo that: it has to see that
-		-- somebody else has come to count on the key.
-		local before = now + redis.call('pttl', key)
-		if math.abs(expiry - before) < 10 then
-			expiry = before + 10
-		end
+for i = 1, locks do
+	local holder = redis.call('get', KEYS[i])
+	if holder and string.sub(holder, 1, #token) ~= token then
+		return 0
 	end
+	held = held or holder
 end
-for _, key in ipairs(KEYS) do
-	redis.call('set', key, value, 'px', string.format('%.0f', expiry - now))
+for i = 1, locks do
+	local left = ttl
+	if not length then
+		-- From an earlier run of this very call, and perhaps refreshed since.
+		left = math.max(left, redis.call('pttl', KEYS[i]))
+	end
+	redis.call('set', KEYS[i], value, 'px', string.format('%.0f', left))
 end
-return held and 1 or expiry
+if length and held then
+	redis.call('del', KEYS[#KEYS])
+elseif length then
+	redis.call('set', KEYS[#KEYS], ARGV[4], 'px', 2000)
+end
+return held and 1 or 2

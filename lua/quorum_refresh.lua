@@ -1,16 +1,17 @@
 -- Gives held locks a new TTL, on one node of a quorum.
 --
--- KEYS     the locks' keys
+-- KEYS     the locks' keys; then, for a custom token, the key of quorum_obtain.lua's mark
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
+-- ARGV[3]  how many of the keys are locks'
 --
 -- Reply: 1 if all keys had the value and have the TTL now; 0 if one has another
 -- value; if only keys are missing, the node's time in milliseconds, negative.
 -- Unless it is 1 nothing was changed.
 
 local missing = false
-for _, key in ipairs(KEYS) do
-	local value = redis.call('get', key)
+for i = 1, tonumber(ARGV[3]) do
+	local value = redis.call('get', KEYS[i])
 	if not value then
 		missing = true
 	elseif value ~= ARGV[1] then
@@ -21,7 +22,10 @@ if missing then
 	local now = redis.call('time')
 	return -(now[1] * 1000 + math.floor(now[2] / 1000))
 end
-for _, key in ipairs(KEYS) do
-	redis.call('pexpire', key, ARGV[2])
+for i = 1, tonumber(ARGV[3]) do
+	redis.call('pexpire', KEYS[i], ARGV[2])
+end
+if KEYS[ARGV[3] + 1] then
+	redis.call('del', KEYS[ARGV[3] + 1])
 end
 return 1

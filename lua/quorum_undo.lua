@@ -1,19 +1,20 @@
--- Gives back locks that a failed try took on one node of a quorum, unless the same token
--- has obtained them since. That moved the moment at which they expire.
+-- Gives back locks that a failed try took on one node of a quorum, unless another call has
+-- come to count on them: that has removed the mark.
 --
--- KEYS     the locks' keys
+-- KEYS     the locks' keys; then the key of the mark
 -- ARGV[1]  the value: token and metadata
--- ARGV[2]  when they expire if nobody has, by the reply of quorum_obtain.lua
+-- ARGV[2]  the mark
 --
 -- Reply: how many keys were deleted.
 
-local time = redis.call('time')
-local now = time[1] * 1000 + time[2] / 1000
+if redis.call('get', KEYS[#KEYS]) ~= ARGV[2] then
+	return 0
+end
 local deleted = 0
-for _, key in ipairs(KEYS) do
-	-- Two clocks of the server are read here, one after the other.
-	if redis.call('get', key) == ARGV[1] and math.abs(now + redis.call('pttl', key) - tonumber(ARGV[2])) < 5 then
-		deleted = deleted + redis.call('del', key)
+for i = 1, #KEYS - 1 do
+	if redis.call('get', KEYS[i]) == ARGV[1] then
+		deleted = deleted + redis.call('del', KEYS[i])
 	end
 end
+redis.call('del', KEYS[#KEYS])
 return deleted
