@@ -111,7 +111,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "orphans of custom tokens are released", file: "orphan.go",
-		old: "if !l.unique {", new: "if false {",
+		old: "if !l.unique || l.Client == nil {", new: "if l.Client == nil {",
 		tests: "customTokenIsLeftAlone",
 	},
 	{
@@ -151,7 +151,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "short intervals wait for long ones", file: "scheduler.go",
-		old: "min(max(head.due, l.rest), head.latest())", new: "max(head.due, l.rest)",
+		old: "h[i].latest() < h[j].latest()", new: "h[i].due < h[j].due",
 		tests: "Scheduler_shortAmongLong",
 	},
 }
