@@ -9,21 +9,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// capabilities are what a Redis client can do beside running scripts.
+// capabilities are what a Redis client can do beside running scripts. They are kept by every
+// lock whose client was made for it alone, and so are small.
 type capabilities struct {
-	// Of go-redis' own clients only. A type of one's own may do something to the calls of
+	// One of go-redis' own clients. A type of one's own may do something to the calls of
 	// scripts (add a prefix to keys, count) that it does not do to commands and pipelines.
-	commands  commander
-	pipelines pipeliner
-
+	own bool
 	// Whoever embeds a client of several nodes has its nodes too.
-	cluster clusterClient
-	ring    ringClient
-	nodes   nodeFinder
+	isCluster, isRing bool
 
-	channels   subscriber
 	ownTimeout bool // it ends a command at its own timeout only, whatever the context's deadline
-	identity   any  // tells Redis clients apart, as a key of a map
+	comparable bool
 }
 
 type (
@@ -50,30 +46,69 @@ type (
 
 // capabilitiesOf finds out what a client can do.
 func capabilitiesOf(client RedisClient) capabilities {
-	var c capabilities
+	c := capabilities{comparable: reflect.ValueOf(client).Comparable()}
 	switch client := client.(type) {
 	case *redis.Client:
-		c.commands, c.pipelines = client, client
-		c.ownTimeout = !client.Options().ContextTimeoutEnabled
+		c.own, c.ownTimeout = true, !client.Options().ContextTimeoutEnabled
 	case *redis.ClusterClient:
-		c.commands, c.pipelines = client, client
-		c.ownTimeout = !client.Options().ContextTimeoutEnabled
+		c.own, c.ownTimeout = true, !client.Options().ContextTimeoutEnabled
 	case *redis.Ring:
-		c.commands, c.pipelines = client, client
-		c.ownTimeout = !client.Options().ContextTimeoutEnabled
+		c.own, c.ownTimeout = true, !client.Options().ContextTimeoutEnabled
 	case *redis.AutoPipeliner:
-		c.commands, c.pipelines = client, client
+		c.own = true
 	}
-	c.cluster, _ = client.(clusterClient)
-	c.ring, _ = client.(ringClient)
-	c.nodes, _ = client.(nodeFinder)
-	c.channels, _ = client.(subscriber)
-	if reflect.ValueOf(client).Comparable() {
-		c.identity = client
-	} else {
-		c.identity = new(int) // each call of New is another
-	}
+	_, c.isCluster = client.(clusterClient)
+	_, c.isRing = client.(ringClient)
 	return c
+}
+
+// commands is the client for plain commands; nil if it is not to be used for them.
+func (c *Client) commands() commander {
+	if !c.own {
+		return nil
+	}
+	return c.client.(commander)
+}
+
+// pipelines is the client for pipelines; nil if it is not to be used for them.
+func (c *Client) pipelines() pipeliner {
+	if !c.own {
+		return nil
+	}
+	return c.client.(pipeliner)
+}
+
+// identity returns what tells a Redis client from others, as a key of a map.
+func (c *Client) identity() any {
+	switch {
+	case c.quorum != nil:
+		return c.quorum
+	case c.comparable:
+		return c.client
+	default:
+		return c
+	}
+}
+
+// sharded reports whether keys are spread over nodes.
+func (c *Client) sharded() bool {
+	return c.isCluster || c.isRing
+}
+
+// nodeOf returns the client of the node that has the key.
+func (c *Client) nodeOf(ctx context.Context, key string) (*redis.Client, error) {
+	if c.isCluster {
+		return c.client.(clusterClient).MasterForKey(ctx, key)
+	}
+	return c.client.(ringClient).GetShardClientForKey(key)
+}
+
+// lookForNodes has a Cluster's client find out which nodes there are: after a failure in a
+// pipeline it does not do so by itself.
+func (c *Client) lookForNodes(ctx context.Context) {
+	if nodes, ok := c.client.(nodeFinder); ok {
+		nodes.ReloadState(ctx)
+	}
 }
 
 // A subscribeFunc subscribes to a channel. It returns errCannotSubscribe if that is
@@ -83,44 +118,38 @@ type subscribeFunc func(ctx context.Context, channel string) (*redis.PubSub, err
 // subscribing returns the function to subscribe with to a channel on the node that the
 // channel's hash tag belongs to, and whether the channel is a sharded one. It is nil if
 // the client has none.
-func (c *capabilities) subscribing() (subscribe subscribeFunc, sharded bool) {
-	switch {
-	case c.cluster != nil:
-		// A plain message would go to all nodes, and nobody would know how many have
-		// received it. The master's own client does so also where the Cluster's is for
-		// reading from replicas.
+func (c *Client) subscribing() (subscribe subscribeFunc, sharded bool) {
+	if c.sharded() {
 		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			node, err := c.cluster.MasterForKey(ctx, channel)
-			if err != nil {
+			node, err := c.nodeOf(ctx, channel)
+			switch {
+			case err != nil:
 				return nil, err
+			case c.isCluster:
+				// A plain message would go to all nodes, and nobody would know how many
+				// have received it. The master's own client does so also where the
+				// Cluster's is for reading from replicas.
+				return node.SSubscribe(ctx, channel), nil
+			default:
+				return node.Subscribe(ctx, channel), nil
 			}
-			return node.SSubscribe(ctx, channel), nil
-		}, true
-	case c.ring != nil:
-		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			node, err := c.ring.GetShardClientForKey(channel)
-			if err != nil {
-				return nil, err
-			}
-			return node.Subscribe(ctx, channel), nil
-		}, false
-	case c.channels == nil:
+		}, c.isCluster
+	}
+	client, ok := c.client.(subscriber)
+	if !ok {
 		return nil, false
 	}
-	if _, plain := c.channels.(*redis.Client); plain {
-		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			return c.channels.Subscribe(ctx, channel), nil
-		}, false
-	}
 	return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-		// It may be the AutoPipeliner of a Cluster, or hide its client.
-		info, err := c.channels.Info(ctx, "cluster").Result()
-		if err != nil && !refused(err) {
-			return nil, err
+		if _, plain := client.(*redis.Client); !plain {
+			// It may be the AutoPipeliner of a Cluster, or hide its client.
+			info, err := client.Info(ctx, "cluster").Result()
+			if err != nil && !refused(err) {
+				return nil, err
+			}
+			if err != nil || strings.Contains(info, "cluster_enabled:1") {
+				return nil, errCannotSubscribe
+			}
 		}
-		if err != nil || strings.Contains(info, "cluster_enabled:1") {
-			return nil, errCannotSubscribe
-		}
-		return c.channels.Subscribe(ctx, channel), nil
+		return client.Subscribe(ctx, channel), nil
 	}, false
 }

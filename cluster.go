@@ -9,11 +9,6 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// sharded reports whether keys are spread over nodes.
-func (c *Client) sharded() bool {
-	return c.cluster != nil || c.ring != nil
-}
-
 // nodeTimeout bounds the asking for a key's node, for which a Cluster may have to be asked
 // for its nodes.
 const nodeTimeout = 200 * time.Millisecond
@@ -21,24 +16,16 @@ const nodeTimeout = 200 * time.Millisecond
 // node returns the client of the node that has the key; nil if there is only one, or it
 // cannot be told. After a failover or a migration it may be the wrong one for a while.
 func (c *Client) node(key string) *redis.Client {
-	var node *redis.Client
-	switch {
-	case c.cluster != nil:
-		ctx, cancel := context.WithTimeout(context.Background(), nodeTimeout)
-		defer cancel()
-		node, _ = c.cluster.MasterForKey(ctx, key)
-	case c.ring != nil:
-		node, _ = c.ring.GetShardClientForKey(key)
+	if !c.sharded() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), nodeTimeout)
+	defer cancel()
+	node, err := c.nodeOf(ctx, key)
+	if err != nil {
+		return nil
 	}
 	return node
-}
-
-// lookForNodes has a Cluster's client find out which nodes there are: after a failure in a
-// pipeline it does not do so by itself.
-func (c *Client) lookForNodes(ctx context.Context) {
-	if c.nodes != nil {
-		c.nodes.ReloadState(ctx)
-	}
 }
 
 // hashTag returns the part of a key by which it is assigned to a node.
@@ -54,7 +41,7 @@ func hashTag(key string) string {
 // checkTags finds out that keys may be on different nodes of a Ring. There a script runs
 // on the node of its first key, and nobody would notice.
 func (c *Client) checkTags(keys []string) error {
-	if c.ring == nil {
+	if !c.isRing {
 		return nil
 	}
 	if one, other, ok := differentTags(keys); ok {

@@ -49,7 +49,7 @@ type inboxKey struct {
 }
 
 func inboxKeyOf(lock *Lock) inboxKey {
-	key := inboxKey{client: lock.identity}
+	key := inboxKey{client: lock.identity()}
 	if lock.sharded() {
 		key.key = lock.keys[0]
 	}

@@ -57,7 +57,7 @@ func NewQuorum(clients ...RedisClient) *Client {
 	for _, client := range clients {
 		q.nodes = append(q.nodes, &node{Client: New(client), calls: make(chan struct{}, maxNodeCalls), batches: make(chan struct{}, maxPipelines)})
 	}
-	return &Client{quorum: q, capabilities: capabilities{identity: q}}
+	return &Client{quorum: q}
 }
 
 // NodeError is what went wrong with one node of a quorum.
@@ -185,11 +185,11 @@ func (n *node) run(ctx context.Context, script *redis.Script, keys []string, arg
 // runAll runs scripts on one node: in a pipeline if it has any.
 func (n *node) runAll(ctx context.Context, calls []call) []result {
 	results := make([]result, len(calls))
-	if len(calls) > 1 && n.pipelines != nil {
+	if len(calls) > 1 && n.own {
 		select {
 		case n.batches <- struct{}{}:
 			defer func() { <-n.batches }()
-			return runAll(ctx, n.pipelines, calls)
+			return runAll(ctx, n.pipelines(), calls)
 		case <-ctx.Done():
 			for i := range results {
 				results[i].err = errSilent

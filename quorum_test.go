@@ -596,12 +596,16 @@ func TestQuorum_manyLocksAreHealed(t *testing.T) {
 	locker := quorumOf(nodes)
 	watchdog := redislock.NewTickWatchdog(100 * time.Millisecond)
 	const n = 500
-	for i := range n {
-		_, err := locker.Obtain(t.Context(), fmt.Sprint("lock", i), ttl, watched(watchdog))
+	locks := make([]*redislock.Lock, n)
+	for i := range locks {
+		var err error
+		locks[i], err = locker.Obtain(t.Context(), fmt.Sprint("lock", i), ttl, watched(watchdog))
 		require.NoError(t, err)
 	}
 	require.NoError(t, nodes[1].Client().FlushAll(t.Context()).Err())
 	require.Eventually(t, func() bool { return nodes[1].Client().DBSize(t.Context()).Val() == n },
 		10*time.Second, 5*time.Millisecond)
-	watchdog.Stop()
+	for _, lock := range locks {
+		require.NoError(t, lock.Release(t.Context()))
+	}
 }

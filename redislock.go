@@ -239,7 +239,7 @@ func checkOptions(c *Client, keys []string, opt *Options) error {
 		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", opt.FenceKey)
 	case opt.MinReplicas < 0:
 		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", opt.MinReplicas)
-	case opt.MinReplicas > 0 && c.quorum == nil && c.pipelines == nil:
+	case opt.MinReplicas > 0 && c.quorum == nil && !c.own:
 		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT have to share a connection, "+
 			"for which only go-redis' own clients are known; give New one of them", opt.MinReplicas, c.client)
 	case c.quorum != nil && opt.FenceKey != "":
@@ -434,7 +434,7 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again 
 
 	fenced := opt != nil && opt.FenceKey != ""
 	if len(l.keys) == 1 && !fenced {
-		if !again && l.commands != nil && l.minReplicas == 0 {
+		if !again && l.own && l.minReplicas == 0 {
 			if held, err := l.set(ctx, ttl); held || err != nil {
 				return held, err
 			}
@@ -461,7 +461,7 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again 
 // of what the script does. It is not the script's whole job: the key may have the token's
 // own value.
 func (l *Lock) set(ctx context.Context, ttl time.Duration) (held bool, err error) {
-	held, err = l.commands.SetNX(ctx, l.keys[0], l.value, ttl).Result()
+	held, err = l.commands().SetNX(ctx, l.keys[0], l.value, ttl).Result()
 	if err != nil {
 		err = nameTags(l.keys, err)
 	}

@@ -117,7 +117,7 @@ func (c *Client) oneConnection(key string) (pipeliner, error) {
 		}
 		return node, nil
 	}
-	return c.pipelines, nil
+	return c.pipelines(), nil
 }
 
 // waitTimeout is how long WAIT may block the connection: the client must not give up

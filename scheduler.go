@@ -140,7 +140,7 @@ type laneKey struct {
 func laneKeyOf(lock *Lock) laneKey {
 	// A wrong node costs no more than being held up by it: it is the client that routes.
 	return laneKey{
-		client:    lock.identity,
+		client:    lock.identity(),
 		node:      lock.node(lock.Key()),
 		confirmed: lock.minReplicas > 0,
 	}
@@ -225,7 +225,7 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 
 // batches reports whether many tasks leave together.
 func (l *lane) batches() bool {
-	return l.client.quorum != nil || l.client.pipelines != nil && !l.key.confirmed
+	return l.client.quorum != nil || l.client.own && !l.key.confirmed
 }
 
 // An attempt is one run of a task.
@@ -297,7 +297,7 @@ func (l *lane) ask(ctx context.Context, attempts []attempt) {
 		for i := range attempts {
 			calls[i] = attempts[i].call
 		}
-		for i, r := range runAll(ctx, l.client.pipelines, calls) {
+		for i, r := range runAll(ctx, l.client.pipelines(), calls) {
 			attempts[i].reply, attempts[i].err = r.reply, r.err
 		}
 	default:

@@ -106,7 +106,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "pipelines go around a wrapper", file: "capabilities.go",
-		old: "	c.cluster, _ = client.(clusterClient)\n", new: "	c.cluster, _ = client.(clusterClient)\n	c.pipelines, _ = client.(pipeliner)\n",
+		old: "	_, c.isCluster = client.(clusterClient)\n", new: "	_, c.isCluster = client.(clusterClient)\n	_, c.own = client.(pipeliner)\n",
 		tests: "Scheduler_clientThatChangesKeys",
 	},
 	{
