@@ -1,8 +1,10 @@
 package redislock
 
 import (
+	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -56,4 +58,20 @@ func TestParseHandover(t *testing.T) {
 	h, ok := parseHandover(ticket("process.7", -time.Second, "a: {") + " value 1")
 	assert.True(t, ok)
 	assert.Equal(t, handover{id: "process.7", sent: -time.Second, key: "a: {", value: "value 1"}, h)
+}
+
+// Locks that are never released, only left to expire, are forgotten even so.
+func TestInbox_forgetsExpiredLocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &inbox{served: make(map[string]*waiter)}
+		for i := range 10_000 {
+			w := &waiter{id: strconv.Itoa(i)}
+			w.lock = &Lock{}
+			w.lock.lease.begin(sinceEpoch(), time.Second)
+			b.serve(w)
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.LessOrEqual(t, len(b.served), 128)
+		assert.Contains(t, b.served, "9999")
+	})
 }

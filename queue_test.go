@@ -1074,51 +1074,51 @@ func TestFairQueue_longestTTL(t *testing.T) {
 	awaitNoKeys(t, rdb)
 }
 
-// An ask comes after the lock that it asked for was refreshed for longer.
-func TestFairQueue_lateAsk(t *testing.T) {
-	redistest.NoLeaks(t)
-	server := redistest.Start(t)
-	rdb, client := server.Client(), server.Client()
-	var gate gate
-	client.AddHook(&gate)
-	lock := obtain(t, rdb, fair())
+// servedWhileAsking returns a lock that was handed to a waiter while an ask of it was under
+// way, which the gate holds back.
+func servedWhileAsking(t *testing.T) (rdb *redis.Client, served *redislock.Lock, gate *gate, asks *hold) {
+	t.Helper()
+	rdb, lock, client, gate := gatedHolder(t)
 	results := make(chan obtained, 1)
 	waitInLine(t, t.Context(), rdb, client, "waiter", fair(), results)
 	awaitChannels(t, rdb, 1)
-	asks := gate.close("ask")
+	asks = gate.close("ask")
 	gate.await(t, asks, 1)
 	require.NoError(t, lock.Release(t.Context()))
-	served := receive(t, results)
-	require.NoError(t, served.err)
-	require.NoError(t, served.lock.Refresh(t.Context(), time.Hour, nil))
+	result := receive(t, results)
+	require.NoError(t, result.err)
+	return rdb, result.lock, gate, asks
+}
+
+// gatedHolder returns a lock of one client, and another client with a gate.
+func gatedHolder(t *testing.T) (rdb *redis.Client, lock *redislock.Lock, client *redis.Client, g *gate) {
+	t.Helper()
+	redistest.NoLeaks(t)
+	server := redistest.Start(t)
+	rdb, client, g = server.Client(), server.Client(), &gate{}
+	client.AddHook(g)
+	return rdb, obtain(t, rdb, fair()), client, g
+}
+
+// An ask comes after the lock that it asked for was refreshed for longer.
+func TestFairQueue_lateAsk(t *testing.T) {
+	rdb, lock, gate, asks := servedWhileAsking(t)
+	require.NoError(t, lock.Refresh(t.Context(), time.Hour, nil))
 	gate.open("ask")
 	asks.release()
-	require.Eventually(t, func() bool { return redislock.Tasks() == 0 }, 10*time.Second, time.Millisecond)
-	requireStays(t, 300*time.Millisecond, func() bool { return rdb.PTTL(t.Context(), key).Val() >= 59*time.Minute })
-	require.NoError(t, served.lock.Release(t.Context()))
+	requireStays(t, 500*time.Millisecond, func() bool { return rdb.PTTL(t.Context(), key).Val() >= 59*time.Minute })
+	require.NoError(t, lock.Release(t.Context()))
 	awaitNoKeys(t, rdb)
 }
 
 // A lock is released twice while an ask that was under way is being seen to.
 func TestFairQueue_secondRelease(t *testing.T) {
-	redistest.NoLeaks(t)
-	server := redistest.Start(t)
-	rdb, client := server.Client(), server.Client()
-	var gate gate
-	client.AddHook(&gate)
-	lock := obtain(t, rdb, fair())
-	results := make(chan obtained, 1)
-	waitInLine(t, t.Context(), rdb, client, "waiter", fair(), results)
-	awaitChannels(t, rdb, 1)
-	asks := gate.close("ask")
-	gate.await(t, asks, 1)
+	rdb, lock, gate, asks := servedWhileAsking(t)
 	require.NoError(t, lock.Release(t.Context()))
-	served := receive(t, results)
-	require.NoError(t, served.lock.Release(t.Context()))
 	gate.open("ask")
 	asks.fail()
 	require.Eventually(t, func() bool { return redislock.Tasks() == 1 }, 10*time.Second, time.Millisecond, "it leaves")
-	require.Equal(t, redislock.ErrLockNotHeld, served.lock.Release(t.Context()))
+	require.Equal(t, redislock.ErrLockNotHeld, lock.Release(t.Context()))
 	require.Eventually(t, func() bool { return redislock.Tasks() == 0 }, 10*time.Second, time.Millisecond)
 	awaitNoKeys(t, rdb)
 }

@@ -302,6 +302,12 @@ func (l *Lock) quorumKeys() []string {
 	return append(slices.Clip(l.keys), prefix+":redislock:try")
 }
 
+// cannotMark reports whether the key of the mark would be in another slot than the lock's.
+func (q *quorum) cannotMark(key string) bool {
+	_, sameSlot := queuePrefix(key)
+	return !sameSlot && slices.ContainsFunc(q.nodes, func(n *node) bool { return n.sharded() })
+}
+
 // noteUnsure notes on which nodes the lock may yet be taken.
 func (l *Lock) noteUnsure(answers []answer) {
 	for _, a := range answers {

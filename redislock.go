@@ -71,11 +71,11 @@ var errNoClient = errors.New("redislock: no Redis client: give New or NewQuorum 
 // RedisClient is what a Client needs of go-redis. *redis.Client, *redis.ClusterClient,
 // *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it.
 //
-// A wrapper of one's own may do something to scripts, such as adding a prefix to keys. So
-// with a wrapper everything is done by its script methods, one call at a time for each
-// lock. Plain commands, pipelines and MinReplicas are only for go-redis' own types. Where a
-// wrapper has Subscribe and Info, [FairQueue] uses them. It should embed the client, not an
-// interface, so that it does not hide that it is one of a Cluster.
+// A wrapper of your own may change what scripts do, such as adding a prefix to keys. So with
+// a wrapper everything goes through its script methods, and each refresh is a call of its own.
+// Plain commands, pipelines and MinReplicas are only for go-redis' own types. [FairQueue] uses
+// the Subscribe and Info of a wrapper that has them. A wrapper should embed the client, not
+// an interface, so that it does not hide that the client is one of a Cluster.
 type RedisClient interface {
 	redis.Scripter
 }
@@ -123,7 +123,8 @@ func ObtainMulti(ctx context.Context, client RedisClient, keys []string, ttl tim
 //
 // ctx bounds the obtaining, not the holding: a lock and its watchdog outlive it.
 // If it has no deadline, waiting ends when ttl has passed since the call, so that
-// an endless strategy ends. If ctx is over already, nothing is sent.
+// an endless strategy ends. If ctx is over already, nothing is sent, and its error is
+// returned.
 //
 // Errors:
 //
@@ -242,6 +243,9 @@ func checkOptions(c *Client, keys []string, opt *Options) error {
 	case opt.MinReplicas > 0 && c.quorum == nil && !c.own:
 		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT have to share a connection, "+
 			"for which only go-redis' own clients are known; give New one of them", opt.MinReplicas, c.client)
+	case c.quorum != nil && opt.Token != "" && c.quorum.cannotMark(keys[0]):
+		return fmt.Errorf("redislock: key %q with Token %q: because of the closing brace the mark of a try "+
+			"would be in another slot; give the key a {hash tag}", keys[0], opt.Token)
 	case c.quorum != nil && opt.FenceKey != "":
 		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
 	case c.quorum != nil && opt.MinReplicas != 0:

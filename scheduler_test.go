@@ -313,12 +313,7 @@ func cpuTime() time.Duration {
 // A task is stopped and started again while attempts of it are under way, and long after
 // the last of the others has ended.
 func TestScheduler_startedAgainDuringAnAttempt(t *testing.T) {
-	redistest.NoLeaks(t)
-	server := redistest.Start(t)
-	rdb, client := server.Client(), server.Client()
-	var gate gate
-	client.AddHook(&gate)
-	lock := obtain(t, rdb, fair())
+	rdb, lock, client, gate := gatedHolder(t)
 	const waiters = 3
 	results := make(chan obtained, waiters)
 	ctx, cancel := context.WithCancel(t.Context())
