@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -31,12 +32,24 @@ type lease struct {
 	cause      error         // why the lease has ended; nil: it has not
 	alarm      *alarm        // nil until somebody wants to be told of the end
 
-	// Refreshes that are under way, and the shortest TTL among those that
-	// overlapped since there was none, and none straggling.
+	// Refreshes that are under way, and the shortest TTL among those that overlapped since
+	// there was none.
 	shortestTTL time.Duration
 	underWay    int32
-	straggling  time.Duration // since epoch: until then one that was not answered may yet come into effect
+	stragglers  []straggler
+	answered    time.Duration // since epoch: when a refresh last was
 }
+
+// A straggler is a refresh that has ended, of which a command may yet come into effect: it was
+// not answered, or so late that the Redis client may have sent it more than once.
+type straggler struct {
+	ttl   time.Duration
+	until time.Duration // since epoch: what is sent after that comes behind it
+}
+
+// slowReply is the least time that a reply takes if the command was sent more than once: Redis
+// clients wait between attempts.
+const slowReply = 5 * time.Millisecond
 
 // An alarm tells of the end of a lease.
 type alarm struct {
@@ -56,7 +69,7 @@ func validity(ttl time.Duration) time.Duration {
 
 // begin notes when the command that took the lock was sent, or is about to be.
 func (l *lease) begin(sent, ttl time.Duration) {
-	l.refreshed = sent
+	l.refreshed, l.answered = sent, sent
 	l.validUntil = sent + validity(ttl)
 }
 
@@ -76,9 +89,15 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 		l.validUntil = shorter
 		l.wind()
 	}
-	overlaps := l.underWay > 0 || l.straggling != 0 && sent <= l.straggling
-	if !overlaps || ttl < l.shortestTTL {
+	if l.underWay == 0 || ttl < l.shortestTTL {
 		l.shortestTTL = ttl
+	}
+	l.stragglers = slices.DeleteFunc(l.stragglers, func(s straggler) bool {
+		// Time alone does not tell: while Redis is silent nothing comes into effect.
+		return s.until < sent && l.answered >= s.until-orphanGrace
+	})
+	for _, s := range l.stragglers {
+		l.shortestTTL = min(l.shortestTTL, s.ttl)
 	}
 	l.underWay++
 	return sent, true
@@ -88,16 +107,14 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 // and whether it is just now that it has: the reply came after the TTL.
 // If another overlapped with it, the server may have run the two in either order.
 // Whichever was last, it ran after this one was sent and set at least the shortest TTL.
-func (l *lease) endRefresh(sent time.Duration, err error) (cause error, expired bool) {
+func (l *lease) endRefresh(sent, ttl time.Duration, err error) (cause error, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.noteStraggler(sent, ttl, err)
 	if err == nil && l.cause == nil {
 		l.refreshed = max(l.refreshed, sent)
 		l.validUntil = max(l.validUntil, sent+validity(l.shortestTTL))
 		l.wind()
-	}
-	if err != nil && err != ErrNotObtained && !refused(err) {
-		l.straggling = sinceEpoch() + orphanGrace
 	}
 	l.underWay--
 	if err == nil && l.cause == nil {
@@ -114,6 +131,18 @@ func (l *lease) endRefresh(sent time.Duration, err error) (cause error, expired 
 		l.alarm.idle = nil
 	}
 	return l.cause, expired
+}
+
+// noteStraggler notes that a refresh which has ended may still come into effect, if it may.
+func (l *lease) noteStraggler(sent, ttl time.Duration, err error) {
+	now := sinceEpoch()
+	unanswered := err != nil && err != ErrNotObtained && !refused(err)
+	if unanswered || now-sent >= slowReply {
+		l.stragglers = append(l.stragglers, straggler{ttl, now + orphanGrace})
+	}
+	if !unanswered {
+		l.answered = now
+	}
 }
 
 // wind sets the alarm to validUntil, with mu held.

@@ -51,22 +51,43 @@ func TestLease_refresh(t *testing.T) {
 			{at: 2 * second, end: 2, ok: true, want: 10900 * time.Millisecond},
 			{at: 3 * second, end: 1, ok: true, want: 10900 * time.Millisecond},
 			{at: 4 * second, begin: 3, ttl: 100 * second, want: 10900 * time.Millisecond},
-			{at: 5 * second, end: 3, ok: true, want: 103 * second},
+			{at: 5 * second, end: 3, ok: true, want: 13900 * time.Millisecond}, // 1 may have been sent twice
+			{at: 7 * second, begin: 4, ttl: 100 * second, want: 13900 * time.Millisecond},
+			{at: 7 * second, end: 4, ok: true, want: 106 * second},
+		},
+		"slow, and sent again": {
+			{at: 0, begin: 1, ttl: 10 * second, want: 9900 * time.Millisecond},
+			{at: 5 * time.Millisecond, end: 1, ok: true, want: 9900 * time.Millisecond},
+			{at: 3 * second, begin: 2, ttl: 100 * second, want: 9900 * time.Millisecond},
+			{at: 3 * second, end: 2, ok: true, want: 12900 * time.Millisecond},
+			{at: 4 * second, begin: 3, ttl: 100 * second, want: 12900 * time.Millisecond},
+			{at: 4 * second, end: 3, ok: true, want: 103 * second},
+		},
+		"silence after one that was not answered": {
+			{at: 0, begin: 1, ttl: 30 * second, want: 29700 * time.Millisecond},
+			{at: 3 * second, end: 1, want: 29700 * time.Millisecond},
+			{at: 10 * second, begin: 2, ttl: 100 * second, want: 29700 * time.Millisecond},
+			{at: 12 * second, end: 2, ok: true, want: 39700 * time.Millisecond}, // 1 may come at the same moment
+			{at: 16 * second, begin: 3, ttl: 100 * second, want: 39700 * time.Millisecond},
+			{at: 16 * second, end: 3, ok: true, want: 115 * second},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := sinceEpoch()
-				lease := lease{validUntil: start + 50*second}
-				sent := map[int]time.Duration{}
+				var lease lease
+				lease.begin(start, 0)
+				lease.validUntil = start + 50*second
+				sent, ttls := map[int]time.Duration{}, map[int]time.Duration{}
 				for i, step := range steps {
 					time.Sleep(step.at - (sinceEpoch() - start))
 					if step.begin > 0 {
+						ttls[step.begin] = step.ttl
 						sent[step.begin], _ = lease.beginRefresh(step.ttl)
 					} else if step.ok {
-						lease.endRefresh(sent[step.end], nil)
+						lease.endRefresh(sent[step.end], ttls[step.end], nil)
 					} else {
-						lease.endRefresh(sent[step.end], errors.New("failure"))
+						lease.endRefresh(sent[step.end], ttls[step.end], errors.New("failure"))
 					}
 					assert.Equal(t, step.want, lease.validUntil-start, "step %d", i)
 				}
@@ -81,11 +102,11 @@ func TestLease_straggler(t *testing.T) {
 		var l lease
 		l.begin(sinceEpoch(), time.Minute)
 		sent, _ := l.beginRefresh(time.Second)
-		l.endRefresh(sent, errors.New("no reply"))
+		l.endRefresh(sent, time.Second, errors.New("no reply"))
 		refresh := func() time.Duration {
 			sent, ok := l.beginRefresh(time.Hour)
 			require.True(t, ok)
-			cause, expired := l.endRefresh(sent, nil)
+			cause, expired := l.endRefresh(sent, time.Hour, nil)
 			require.NoError(t, cause)
 			require.False(t, expired)
 			return l.remaining()
@@ -113,7 +134,7 @@ func TestLease_oneOfTwoTooLate(t *testing.T) {
 				first, second = late, timely
 			}
 			for _, sent := range []time.Duration{first, second} {
-				cause, expired := l.endRefresh(sent, nil)
+				cause, expired := l.endRefresh(sent, ttl, nil)
 				assert.Equal(t, lateFirst, cause != nil, "the lease does not come back to life")
 				assert.Equal(t, lateFirst && sent == late, expired)
 			}

@@ -612,7 +612,7 @@ func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	if err == nil && !held {
 		err = ErrNotObtained
 	}
-	cause, expired := l.lease.endRefresh(sent, err)
+	cause, expired := l.lease.endRefresh(sent, ttl, err)
 	switch {
 	case err == ErrNotObtained:
 		l.lose(errGone)
