@@ -164,7 +164,7 @@ func ExampleTickWatchdog() {
 	watchdog := redislock.NewTickWatchdog(100 * time.Millisecond)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	lock, err := redislock.New(client).Obtain(ctx, "my-key", time.Second, &redislock.Options{
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 600*time.Millisecond, &redislock.Options{
 		Watchdog: watchdog,
 		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
@@ -172,7 +172,7 @@ func ExampleTickWatchdog() {
 		log.Fatal(err)
 	}
 
-	time.Sleep(1500 * time.Millisecond)
+	time.Sleep(900 * time.Millisecond)
 	left, err := lock.TTL(context.Background())
 	fmt.Println("held for longer than the TTL:", left > 0, err)
 	fmt.Println("released:", lock.Release(context.Background()))
@@ -217,7 +217,7 @@ func ExampleLock_Done() {
 	defer closeClient()
 	ctx := context.Background()
 
-	lock, err := redislock.New(client).Obtain(ctx, "my-key", time.Second, nil)
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 600*time.Millisecond, nil)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -306,6 +306,7 @@ func TestFairQueue_processKilled(t *testing.T) {
 
 func TestFairQueue_processHangs(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	server := redistest.Start(t)
 	rdb := server.Client()
 	lock := obtain(t, rdb, fair())
@@ -452,6 +453,7 @@ func TestFairQueue_pubsubKilled(t *testing.T) {
 // place that they had.
 func TestFairQueue_placesAreKept(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	server := redistest.Start(t)
 	rdb := server.Client()
 	lock := obtain(t, rdb, fair())
@@ -592,6 +594,7 @@ func TestFairQueue_scriptsFlushed(t *testing.T) {
 
 func TestFairQueue_withoutChannels(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	cases := map[string]func(t *testing.T, server *redistest.Server) redislock.RedisClient{
 		"no permission": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
 			require.NoError(t, server.Client().Do(t.Context(), "acl", "setuser", "muted", "on", ">secret", "~*", "+@all", "resetchannels").Err())
@@ -764,6 +767,7 @@ func TestFairQueue_valueOfAnotherType(t *testing.T) {
 // in no more than is certain, and asks for more if that is little.
 func TestFairQueue_validUntil(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	server := redistest.Start(t)
 	rdb := server.Client()
 	for _, ttl := range []time.Duration{6 * time.Second, time.Minute} {
@@ -1042,6 +1046,7 @@ func TestFairQueue_customTokenIsLeftAlone(t *testing.T) {
 // by the same token, nor its place.
 func TestFairQueue_customTokenTriesAgain(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	server := redistest.Start(t)
 	rdb, client := server.Client(), server.Client()
 	var gate gate
@@ -1164,6 +1169,7 @@ func gatedHolder(t *testing.T) (rdb *redis.Client, lock *redislock.Lock, client 
 // An ask comes after the lock that it asked for was refreshed for longer.
 func TestFairQueue_lateAsk(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	rdb, _, lock, gate, asks := servedWhileAsking(t)
 	require.NoError(t, lock.Refresh(t.Context(), time.Hour, nil))
 	gate.open("ask")

@@ -330,6 +330,7 @@ func TestQuorum_releaseWhileRefreshing(t *testing.T) {
 
 func TestQuorum_splitVotes(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	nodes := startNodes(t, 5)
 	const clients, rounds = 6, 120
 	var mu sync.Mutex
@@ -449,6 +450,7 @@ func (l longest) NextBackoff() time.Duration {
 
 func TestQuorum_longestWait(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	nodes := startNodes(t, 3)
 	locker := quorumOf(nodes)
 	_, err := locker.Obtain(t.Context(), key, ttl, nil)

@@ -875,6 +875,7 @@ func TestRelease_withAnEndedContext(t *testing.T) {
 
 func TestRelease_redisIsSilent(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, test := range map[string]struct {

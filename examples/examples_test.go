@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if programs, err = os.MkdirTemp("", "redislock-examples"); err != nil {
 		panic(err)
 	}
-	build := exec.Command("go", "build", "-o", programs+string(filepath.Separator), "./...")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", programs+string(filepath.Separator), "./...")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		panic(err)

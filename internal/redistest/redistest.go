@@ -107,7 +107,8 @@ var taken sync.Map
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		// Above 32767 a connection of somebody's may have been given the port of the bus.
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(12768)))
 		if err != nil {
 			continue
 		}
