@@ -19,12 +19,13 @@ const leakPatience = 10 * time.Second
 // fail together if they leave goroutines behind: while several run at a time nobody could
 // tell whose a goroutine is.
 func Main(m *testing.M) int {
+	flag.Parse()
+	if fuzz := flag.Lookup("test.fuzz"); fuzz != nil && fuzz.Value.String() != "" {
+		return m.Run() // which leaves goroutines, and computes
+	}
 	runManyAtOnce()
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	if fuzz := flag.Lookup("test.fuzz"); fuzz != nil && fuzz.Value.String() != "" {
-		return code // the fuzzing itself leaves some
-	}
 	for end := time.Now().Add(leakPatience); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			fmt.Fprintf(os.Stderr, "goroutines: %d before the tests, %d after them\n", before, runtime.NumGoroutine())
@@ -38,7 +39,6 @@ func Main(m *testing.M) int {
 // runManyAtOnce has more tests run at a time than there are processors, unless it was said how
 // many: what they do most is wait.
 func runManyAtOnce() {
-	flag.Parse()
 	said := false
 	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
 	if !said {
