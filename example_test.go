@@ -54,8 +54,10 @@ func Example() {
 	left, err := lock.TTL(ctx)
 	fmt.Println("refreshed:", left > 0 && left <= 500*time.Millisecond, err)
 
-	time.Sleep(700 * time.Millisecond)
-	left, err = lock.TTL(ctx)
+	for left > 0 && err == nil { // until it expires
+		time.Sleep(10 * time.Millisecond)
+		left, err = lock.TTL(ctx)
+	}
 	fmt.Println("expired:", left == 0, err)
 
 	// Output:
@@ -313,7 +315,7 @@ func ExampleLock_FenceToken() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	time.Sleep(400 * time.Millisecond) // a pause that was not planned
+	time.Sleep(time.Second) // a pause that was not planned
 
 	quick, err := locker.Obtain(ctx, "{report}", time.Minute, opt)
 	if err != nil {
