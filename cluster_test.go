@@ -14,6 +14,7 @@ import (
 )
 
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, false)
 	rdb := cluster.Client()
 	locker := redislock.New(rdb)
@@ -43,7 +44,8 @@ func TestCluster(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, lock.Release(t.Context()))
 
-		before := redislock.GetStats().Obtain
+		var tally tally
+		locker := locker.WithObserver(&tally)
 		_, err = locker.ObtainMulti(t.Context(), []string{"a", "b", "c"}, ttl, nil)
 		assert.ErrorContains(t, err, `"a" and "b"`)
 		assert.ErrorContains(t, err, "{hash tag}")
@@ -54,14 +56,12 @@ func TestCluster(t *testing.T) {
 		_, err = locker.Obtain(t.Context(), "a", ttl, opt)
 		assert.ErrorContains(t, err, "fence")
 		assert.ErrorContains(t, err, "{hash tag}")
-		before.Error += 3
-		assert.Equal(t, before, redislock.GetStats().Obtain)
+		tally.require(t, map[string]int{"obtain error": 3})
 	})
 
 	t.Run("watched locks", func(t *testing.T) {
-		const ttl = 2 * time.Second
-		before := redislock.GetStats().Lost
-		watchdog := redislock.NewTickWatchdog(0)
+		const ttl = 10 * time.Second
+		watchdog := redislock.NewTickWatchdog(500 * time.Millisecond)
 		var locks []*redislock.Lock
 		for i := range 100 {
 			lock, err := locker.Obtain(t.Context(), fmt.Sprint("watched ", i), ttl, watched(watchdog))
@@ -76,32 +76,30 @@ func TestCluster(t *testing.T) {
 			}
 		}
 		for _, lock := range locks {
+			require.False(t, isClosed(lock.Done()))
 			require.NoError(t, lock.Release(t.Context()))
 		}
-		assert.Equal(t, before, redislock.GetStats().Lost)
 	})
 
 	t.Run("waiters in order", func(t *testing.T) {
-		const keys, waiters = 6, 4
 		var checking sync.WaitGroup
-		for i := range keys {
+		for i := range 6 {
 			key := fmt.Sprint("crowd ", i)
 			lock, err := locker.Obtain(t.Context(), key, ttl, fair())
 			require.NoError(t, err)
-			results := make(chan obtained, waiters)
-			for j := range waiters {
+			names := manyNames()
+			results := make(chan obtained, len(names))
+			for j, name := range names {
 				go func() {
 					lock, err := locker.Obtain(t.Context(), key, ttl, fair())
-					results <- obtained{fmt.Sprint(j), lock, err, time.Now()}
+					results <- obtained{name, lock, err, time.Now()}
 				}()
 				require.Eventually(t, func() bool {
 					return rdb.ZCard(t.Context(), "{"+key+"}:redislock:queue").Val() == int64(j+1)
 				}, 10*time.Second, time.Millisecond)
 			}
-			checking.Go(func() {
-				time.Sleep(500 * time.Millisecond) // all have asked with their channel
-				requireOrder(t, lock, results, 900*time.Millisecond, "0", "1", "2", "3")
-			})
+			awaitChannelsOf(t, rdb, "{"+key+"}:redislock:waiters", len(names))
+			checking.Go(func() { requirePromptness(t, lock, results, names...) })
 		}
 		checking.Wait()
 	})
@@ -117,6 +115,7 @@ func awaitShardListeners(t *testing.T, node *redis.Client, n int) {
 }
 
 func TestCluster_migration(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, false)
 	rdb := cluster.Client()
 	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, fair())
@@ -137,15 +136,16 @@ func TestCluster_migration(t *testing.T) {
 		cluster.Migrate(key, from, to)
 		from, to = to, from
 		until := fenced.ValidUntil()
-		require.Eventually(t, func() bool { return fenced.ValidUntil().After(until) }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return fenced.ValidUntil().After(until) }, 20*time.Second, time.Millisecond)
 	}
 	awaitShardListeners(t, from.Client(), 2)
 	awaitAlive(t, from.Client(), 2)
-	requireOrder(t, lock, results, 5*time.Second, names...)
+	requireOrder(t, lock, results, names...)
 	require.NoError(t, fenced.Release(t.Context()))
 }
 
 func TestCluster_failover(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, true)
 	rdb := cluster.Client()
 	const ttl = 20 * time.Second
@@ -172,10 +172,11 @@ func TestCluster_failover(t *testing.T) {
 	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
 	awaitShardListeners(t, replica.Client(), 2)
 	awaitAlive(t, replica.Client(), 2)
-	requireOrder(t, lock, results, 5*time.Second, names...)
+	requireOrder(t, lock, results, names...)
 }
 
 func TestSentinel_failover(t *testing.T) {
+	t.Parallel()
 	replicated := redistest.StartSentinel(t)
 	rdb := replicated.Client()
 	const ttl = 20 * time.Second
@@ -196,29 +197,31 @@ func TestSentinel_failover(t *testing.T) {
 	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
 	awaitListeners(t, rdb, 2)
 	awaitAlive(t, rdb, 2)
-	requireOrder(t, lock, results, 5*time.Second, names...)
+	requireOrder(t, lock, results, names...)
 }
 
 // A client that reads from replicas must not wait for messages there.
 func TestCluster_readOnly(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, true)
 	readOnly := func(o *redis.ClusterOptions) { o.ReadOnly = true }
 	master := cluster.Masters[cluster.MasterOf(key)].Client()
 	lock, err := redislock.Obtain(t.Context(), cluster.Client(readOnly), key, ttl, fair())
 	require.NoError(t, err)
-	results := make(chan obtained, 3)
-	names := []string{"first", "second", "third"}
-	for _, name := range names {
-		waitInLine(t, t.Context(), master, cluster.Client(readOnly), name, fair(), results)
+	names := manyNames()
+	results := make(chan obtained, len(names))
+	clients := []redislock.RedisClient{cluster.Client(readOnly), cluster.Client(readOnly), cluster.Client(readOnly)}
+	for i, name := range names {
+		waitInLine(t, t.Context(), master, clients[i%len(clients)], name, fair(), results)
 	}
-	require.Eventually(t, func() bool {
-		return len(master.PubSubShardChannels(t.Context(), "*").Val()) == len(names)
-	}, 10*time.Second, time.Millisecond)
-	requireOrder(t, lock, results, 900*time.Millisecond, names...)
+	awaitShardListeners(t, master, len(clients))
+	awaitChannels(t, master, len(names))
+	requirePromptness(t, lock, results, names...)
 }
 
 // Clients that do not show that they are of a Cluster ask instead of waiting for messages.
 func TestCluster_hidden(t *testing.T) {
+	t.Parallel()
 	cluster := redistest.StartCluster(t, false)
 	rdb := cluster.Client()
 	pipeliner, err := cluster.Client().AutoPipeline()
@@ -232,15 +235,18 @@ func TestCluster_hidden(t *testing.T) {
 			lock, err := redislock.Obtain(t.Context(), client, key, ttl, fair())
 			require.NoError(t, err)
 			master := cluster.Masters[cluster.MasterOf(key)].Client()
-			results := make(chan obtained, 2)
-			waitInLine(t, t.Context(), master, client, "first", fair(), results)
-			waitInLine(t, t.Context(), master, client, "second", fair(), results)
-			requireOrder(t, lock, results, 900*time.Millisecond, "first", "second")
+			names := manyNames()
+			results := make(chan obtained, len(names))
+			for _, name := range names {
+				waitInLine(t, t.Context(), master, client, name, fair(), results)
+			}
+			requirePromptness(t, lock, results, names...)
 		})
 	}
 }
 
 func TestRing(t *testing.T) {
+	t.Parallel()
 	servers := []*redistest.Server{redistest.Start(t), redistest.Start(t)}
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": servers[0].Addr, "b": servers[1].Addr}})
 	defer ring.Close()
@@ -258,7 +264,7 @@ func TestRing(t *testing.T) {
 		require.Eventually(t, func() bool {
 			return ring.ZCard(t.Context(), "{"+key+"}:redislock:queue").Val() == 1
 		}, 10*time.Second, time.Millisecond)
-		requireOrder(t, lock, results, 5*time.Second, "waiter")
+		requireOrder(t, lock, results, "waiter")
 	}
 	for _, server := range servers {
 		assert.NotZero(t, server.Calls("evalsha"))
@@ -282,6 +288,7 @@ func TestRing(t *testing.T) {
 }
 
 func TestRing_allNodesDown(t *testing.T) {
+	t.Parallel()
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}, MaxRetries: -1})
 	defer ring.Close()
 	_, err := redislock.Obtain(t.Context(), ring, key, ttl, fair())
@@ -291,6 +298,7 @@ func TestRing_allNodesDown(t *testing.T) {
 
 // The clients that are no *redis.Client do what that does.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	clients := map[string]func(t *testing.T, server *redistest.Server) redislock.RedisClient{
 		"universal": func(t *testing.T, server *redistest.Server) redislock.RedisClient {
 			client := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{server.Addr}})
@@ -329,7 +337,7 @@ func TestClients(t *testing.T) {
 	}
 	for name, connect := range clients {
 		t.Run(name, func(t *testing.T) {
-			redistest.NoLeaks(t)
+			t.Parallel()
 			server := redistest.Start(t)
 			rdb := server.Client()
 			client := connect(t, server)
@@ -339,11 +347,13 @@ func TestClients(t *testing.T) {
 				Watchdog:      redislock.NewTickWatchdog(20 * time.Millisecond),
 			})
 			until := lock.ValidUntil()
-			require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, 5*time.Second, time.Millisecond)
-			results := make(chan obtained, 2)
-			waitInLine(t, t.Context(), rdb, client, "first", fair(), results)
-			waitInLine(t, t.Context(), rdb, client, "second", fair(), results)
-			requireOrder(t, lock, results, 900*time.Millisecond, "first", "second")
+			require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, 20*time.Second, time.Millisecond)
+			names := manyNames()
+			results := make(chan obtained, len(names))
+			for _, name := range names {
+				waitInLine(t, t.Context(), rdb, client, name, fair(), results)
+			}
+			requirePromptness(t, lock, results, names...)
 			awaitNoKeys(t, rdb)
 		})
 	}

@@ -35,7 +35,7 @@ func Example() {
 	ctx := context.Background()
 
 	locker := redislock.New(client)
-	lock, err := locker.Obtain(ctx, "my-key", time.Second, nil)
+	lock, err := locker.Obtain(ctx, "my-key", 10*time.Second, nil)
 	if errors.Is(err, redislock.ErrNotObtained) {
 		fmt.Println("somebody else has it")
 		return
@@ -48,14 +48,16 @@ func Example() {
 	_, err = locker.Obtain(ctx, "my-key", time.Second, nil)
 	fmt.Println("a second caller:", err)
 
-	if err := lock.Refresh(ctx, 200*time.Millisecond, nil); err != nil {
+	if err := lock.Refresh(ctx, 500*time.Millisecond, nil); err != nil {
 		log.Fatal(err)
 	}
 	left, err := lock.TTL(ctx)
-	fmt.Println("refreshed:", left > 0 && left <= 200*time.Millisecond, err)
+	fmt.Println("refreshed:", left > 0 && left <= 500*time.Millisecond, err)
 
-	time.Sleep(400 * time.Millisecond)
-	left, err = lock.TTL(ctx)
+	for left > 0 && err == nil { // until it expires
+		time.Sleep(10 * time.Millisecond)
+		left, err = lock.TTL(ctx)
+	}
 	fmt.Println("expired:", left == 0, err)
 
 	// Output:
@@ -162,9 +164,9 @@ func ExampleTickWatchdog() {
 	// One watchdog may serve many locks. The context bounds the obtaining only: the
 	// watchdog goes on.
 	watchdog := redislock.NewTickWatchdog(100 * time.Millisecond)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	lock, err := redislock.New(client).Obtain(ctx, "my-key", 300*time.Millisecond, &redislock.Options{
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 600*time.Millisecond, &redislock.Options{
 		Watchdog: watchdog,
 		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
@@ -172,7 +174,7 @@ func ExampleTickWatchdog() {
 		log.Fatal(err)
 	}
 
-	time.Sleep(700 * time.Millisecond)
+	time.Sleep(900 * time.Millisecond)
 	left, err := lock.TTL(context.Background())
 	fmt.Println("held for longer than the TTL:", left > 0, err)
 	fmt.Println("released:", lock.Release(context.Background()))
@@ -217,7 +219,7 @@ func ExampleLock_Done() {
 	defer closeClient()
 	ctx := context.Background()
 
-	lock, err := redislock.New(client).Obtain(ctx, "my-key", 300*time.Millisecond, nil)
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 600*time.Millisecond, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -309,11 +311,11 @@ func ExampleLock_FenceToken() {
 	locker := redislock.New(client)
 	// The hash tag puts lock and counter in one slot of a Redis Cluster.
 	opt := &redislock.Options{FenceKey: "{report}:fence"}
-	slow, err := locker.Obtain(ctx, "{report}", 50*time.Millisecond, opt)
+	slow, err := locker.Obtain(ctx, "{report}", 300*time.Millisecond, opt)
 	if err != nil {
 		log.Fatal(err)
 	}
-	time.Sleep(200 * time.Millisecond) // a pause that was not planned
+	time.Sleep(time.Second) // a pause that was not planned
 
 	quick, err := locker.Obtain(ctx, "{report}", time.Minute, opt)
 	if err != nil {

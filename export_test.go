@@ -1,13 +1,21 @@
 package redislock
 
-// Orphans is how many orphans are looked after at the moment.
-func Orphans() (n int) {
+// Orphans is how many orphans of a Redis client are looked after at the moment.
+func Orphans(client RedisClient) (n int) {
+	forLanesOf(client, func(l *lane) { n += l.orphans })
+	return n
+}
+
+// forLanesOf calls a function, with schedule.mu held, for the lanes of a Redis client: of all
+// its nodes.
+func forLanesOf(client RedisClient, f func(*lane)) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
-	for _, l := range schedule.lanes {
-		n += l.orphans
+	for key, l := range schedule.lanes {
+		if key.client == any(client) {
+			f(l)
+		}
 	}
-	return n
 }
 
 // ScriptName tells scripts apart by their digests.
@@ -34,24 +42,18 @@ func ScriptName(digest string) string {
 	}
 }
 
-// Tasks is how many tasks are on lanes, due or under way.
-func Tasks() (n int) {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	for _, l := range schedule.lanes {
-		n += len(l.due)
-	}
+// Tasks is how many tasks of a Redis client are on lanes, due or under way.
+func Tasks(client RedisClient) (n int) {
+	forLanesOf(client, func(l *lane) { n += len(l.due) })
 	return n
 }
 
-// TasksUnderWay is how many tasks on lanes have been sent and not answered.
-func TasksUnderWay() (n int) {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	for _, l := range schedule.lanes {
+// TasksUnderWay is how many of them have been sent and not answered.
+func TasksUnderWay(client RedisClient) (n int) {
+	forLanesOf(client, func(l *lane) {
 		for _, t := range l.due {
 			n += min(t.underWay, 1)
 		}
-	}
+	})
 	return n
 }

@@ -3,6 +3,7 @@ package redislock_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,10 +50,15 @@ func FuzzReplies(f *testing.F) {
 		if reply == "OK" {
 			granted, err = 1, nil
 		}
+		var closed atomic.Bool
+		defer closed.Store(true) // so that nothing goes on trying
 		for _, opt := range []*redislock.Options{nil, {FenceKey: "fence"}, fair(), {Token: "token", Metadata: text}} {
 			ctx, cancel := context.WithCancel(t.Context())
 			server := fuzzed{scripter{answer: func(context.Context, string) (any, error) {
 				cancel() // before the first wait
+				if closed.Load() {
+					return nil, redis.ErrClosed
+				}
 				return reply, failure
 			}}}
 			lock, obtainErr := redislock.Obtain(ctx, server, key, time.Minute, opt)

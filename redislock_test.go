@@ -24,16 +24,6 @@ const (
 	ttl = time.Minute
 )
 
-// onBoth runs a test on the embedded server and on a real one.
-func onBoth(t *testing.T, test func(t *testing.T, rdb *redis.Client)) {
-	t.Run("embedded", func(t *testing.T) {
-		test(t, redistest.Client(t, redistest.Embedded(t).Addr()))
-	})
-	t.Run("real", func(t *testing.T) {
-		test(t, redistest.Start(t).Client())
-	})
-}
-
 func obtain(t testing.TB, rdb redislock.RedisClient, opt *redislock.Options) *redislock.Lock {
 	t.Helper()
 	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, opt)
@@ -251,6 +241,7 @@ func TestObtainMulti_duplicatesAndOwnSlice(t *testing.T) {
 }
 
 func TestObtainMulti_manyKeys(t *testing.T) {
+	t.Parallel()
 	keys := make([]string, 20_000) // more than Lua can unpack
 	for i := range keys {
 		keys[i] = fmt.Sprint("key", i)
@@ -401,17 +392,21 @@ func TestZeroLock(t *testing.T) {
 }
 
 func TestObtain_retriesUntilFree(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client()
-	held, err := redislock.Obtain(t.Context(), rdb, key, 200*time.Millisecond, nil)
+	held, err := redislock.Obtain(t.Context(), rdb, key, time.Second, nil)
 	require.NoError(t, err)
 
-	before := redislock.GetStats()
-	lock := obtain(t, rdb, &redislock.Options{RetryStrategy: redislock.LinearBackoff(10 * time.Millisecond)})
+	var diary diary
+	lock, err := redislock.New(rdb).WithObserver(&diary).Obtain(t.Context(), key, ttl, &redislock.Options{
+		RetryStrategy: redislock.LinearBackoff(10 * time.Millisecond),
+	})
+	require.NoError(t, err)
 	assert.NotEqual(t, held.Token(), lock.Token())
-	after := redislock.GetStats()
-	assert.Equal(t, before.Obtain.Success+1, after.Obtain.Success)
-	assert.Greater(t, after.Backoff, before.Backoff)
+	assert.Contains(t, diary.read(), "obtain: success <nil>")
+	require.Len(t, diary.waited, 1)
+	assert.Positive(t, diary.waited[0])
 }
 
 // The waiting is tested on fake time, with a Redis in which somebody else holds
@@ -516,22 +511,30 @@ func TestObtain_canceledWhileAskingAgain(t *testing.T) {
 }
 
 func TestObtain_withAnEndedContext(t *testing.T) {
+	t.Parallel()
 	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	before := redislock.GetStats().Obtain
-	_, err := redislock.Obtain(ctx, rdb, key, ttl, nil)
+	var tally tally
+	_, err := redislock.New(rdb).WithObserver(&tally).Obtain(ctx, key, ttl, nil)
 	assert.ErrorIs(t, err, context.Canceled)
-	before.Cancel++
-	assert.Equal(t, before, redislock.GetStats().Obtain)
+	tally.require(t, map[string]int{"obtain cancel": 1})
+}
+
+// failingOnce fails to obtain a lock, and then is closed.
+func failingOnce(failure error) scripter {
+	return scripter{answer: func(_ context.Context, script string) (any, error) {
+		if script == "obtain" {
+			return nil, failure
+		}
+		return nil, redis.ErrClosed
+	}}
 }
 
 func TestObtain_redisFails(t *testing.T) {
 	failure := errors.New("failure")
 	before := redislock.GetStats().Obtain
-	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, string) (any, error) {
-		return nil, failure
-	}}, key, time.Millisecond, nil)
+	_, err := redislock.Obtain(t.Context(), failingOnce(failure), key, ttl, nil)
 	assert.ErrorIs(t, err, failure)
 	assert.NotErrorIs(t, err, redislock.ErrNotObtained)
 	before.Error++
@@ -541,15 +544,14 @@ func TestObtain_redisFails(t *testing.T) {
 // A dial that times out claims to be a context that did.
 func TestObtain_dialTimeoutIsNoCancel(t *testing.T) {
 	before := redislock.GetStats().Obtain
-	_, err := redislock.Obtain(t.Context(), scripter{answer: func(context.Context, string) (any, error) {
-		return nil, fmt.Errorf("dial: %w", context.DeadlineExceeded)
-	}}, key, time.Millisecond, nil)
+	_, err := redislock.Obtain(t.Context(), failingOnce(fmt.Errorf("dial: %w", context.DeadlineExceeded)), key, ttl, nil)
 	require.Error(t, err)
 	before.Error++
 	assert.Equal(t, before, redislock.GetStats().Obtain)
 }
 
 func TestObtain_deadlineWhileRedisIsSilent(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = true })
 	require.NoError(t, rdb.Ping(t.Context()).Err())
@@ -558,14 +560,14 @@ func TestObtain_deadlineWhileRedisIsSilent(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	before := redislock.GetStats().Obtain
-	_, err := redislock.Obtain(ctx, rdb, key, ttl, nil)
+	var tally tally
+	_, err := redislock.New(rdb).WithObserver(&tally).Obtain(ctx, key, ttl, nil)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
-	before.Cancel++
-	assert.Equal(t, before, redislock.GetStats().Obtain)
+	tally.require(t, map[string]int{"obtain cancel": 1})
 }
 
 func TestObtain_lostReply(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.StartProxy(t, server.Addr)
 	rdb := redistest.Client(t, proxy.Addr)
@@ -597,6 +599,7 @@ func TestObtain_lostReply(t *testing.T) {
 // A free lock takes a plain command. Who finds it held asks a script, then and each time
 // again.
 func TestObtain_commands(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client()
 	require.NoError(t, obtain(t, rdb, nil).Release(t.Context()))
@@ -635,6 +638,7 @@ func (p prefixer) Eval(ctx context.Context, script string, keys []string, args .
 }
 
 func TestObtain_clientThatChangesKeys(t *testing.T) {
+	t.Parallel()
 	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
 	lock := obtain(t, prefixer{rdb}, nil)
 	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), "my-"+key).Val())
@@ -644,7 +648,7 @@ func TestObtain_clientThatChangesKeys(t *testing.T) {
 }
 
 func TestRefresh(t *testing.T) {
-	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+	onBothInTurn(t, func(t *testing.T, rdb *redis.Client) {
 		lock := obtain(t, rdb, nil)
 		before := redislock.GetStats().Refresh
 		require.NoError(t, lock.Refresh(t.Context(), time.Hour, nil))
@@ -671,17 +675,21 @@ func TestRefresh(t *testing.T) {
 
 // The reply comes when what it says is not true any more.
 func TestRefresh_replyTooLate(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	const ttl = 400 * time.Millisecond
 	late := func(t *testing.T, opt *redislock.Options, obtained, refreshed time.Duration, observe func(*redislock.Lock)) {
 		redistest.NoLeaks(t)
 		server := redistest.Start(t)
 		rdb, other := server.Client(), server.Client()
+		pauses := pauses{server: server}
+		rdb.AddHook(&pauses)
 		lock, err := redislock.Obtain(t.Context(), rdb, key, obtained, opt)
 		require.NoError(t, err)
 		require.NoError(t, lock.Refresh(t.Context(), obtained, nil), "the script is known")
 		observe(lock)
-		server.Pause()
-		time.AfterFunc(2*ttl, server.Resume)
+		pauses.atNextCall(ttl + ttl/4)
 		got := counted(func() {
 			assert.True(t, lock.Refresh(t.Context(), refreshed, nil) == redislock.ErrNotObtained)
 		})
@@ -705,23 +713,25 @@ func TestRefresh_replyTooLate(t *testing.T) {
 
 // While a refresh is under way Done closes. Redis has the key even so, with a new TTL.
 func TestRefresh_endedMeanwhile(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	redistest.NoLeaks(t)
 	server := redistest.Start(t)
-	proxy := redistest.StartProxy(t, server.Addr)
-	direct, rdb := server.Client(), redistest.Client(t, proxy.Addr)
+	direct, rdb := server.Client(), server.Client()
 	for _, token := range []string{"", "me"} {
-		lock, err := redislock.Obtain(t.Context(), rdb, key, 300*time.Millisecond, &redislock.Options{Token: token})
+		const ttl = 2 * time.Second
+		lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{Token: token})
 		require.NoError(t, err)
-		require.NoError(t, lock.Refresh(t.Context(), 300*time.Millisecond, nil), "the script is known")
+		require.NoError(t, lock.Refresh(t.Context(), ttl, nil), "the script is known")
 		done := lock.Done()
-		proxy.DelayReplies(400 * time.Millisecond)
+		rdb.AddHook(replyAfter(done))
 		got := counted(func() {
 			refreshed := make(chan error)
 			go func() { refreshed <- lock.Refresh(t.Context(), time.Hour, nil) }()
 			<-done
 			assert.True(t, <-refreshed == redislock.ErrNotObtained)
 		})
-		proxy.DelayReplies(0)
 		assert.Equal(t, redislock.Stats{Refresh: redislock.Status{Failed: 1}, Lost: 1}, got)
 		if token == "" {
 			awaitNoKeys(t, direct)
@@ -731,8 +741,28 @@ func TestRefresh_endedMeanwhile(t *testing.T) {
 	}
 }
 
+// replyAfter is a hook that holds replies back until then.
+type replyAfter <-chan struct{}
+
+func (then replyAfter) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (then replyAfter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		<-then
+		return err
+	}
+}
+
+func (then replyAfter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
 // A context without a deadline gets one where the Redis client heeds it.
 func TestContextWithoutDeadline(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	const ttl = 500 * time.Millisecond
 	server := redistest.Start(t)
 	rdb := server.Client(func(o *redis.Options) { o.ContextTimeoutEnabled = true })
@@ -754,7 +784,7 @@ func TestContextWithoutDeadline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
 			got := counted(func() { assert.ErrorIs(t, call(), context.DeadlineExceeded) })
-			assert.Less(t, time.Since(start), 2500*time.Millisecond)
+			assert.Less(t, time.Since(start), 8*time.Second, "the Redis client would try for longer")
 			assert.EqualValues(t, 1, got.Obtain.Cancel+got.Refresh.Cancel)
 		})
 	}
@@ -833,47 +863,44 @@ func TestRefresh_retriesTransientFailures(t *testing.T) {
 func TestRelease_withAnEndedContext(t *testing.T) {
 	onBoth(t, func(t *testing.T, rdb *redis.Client) {
 		ctx, cancel := context.WithCancel(t.Context())
-		lock := obtain(t, rdb, nil)
+		var tally tally
+		lock := mustObtain(t, redislock.New(rdb).WithObserver(&tally))
 		cancel()
-		before := redislock.GetStats().Release
 		require.NoError(t, lock.Release(ctx))
 		requireGone(t, rdb, key)
 		assert.True(t, lock.Release(ctx) == redislock.ErrLockNotHeld)
-		before.Success++
-		before.Failed++
-		assert.Equal(t, before, redislock.GetStats().Release)
+		tally.require(t, map[string]int{"obtain success": 1, "hold success": 1, "release success": 1, "release failed": 1})
 	})
 }
 
 func TestRelease_redisIsSilent(t *testing.T) {
-	redistest.NoLeaks(t)
-	server := redistest.Start(t)
-	rdb := server.Client(func(o *redis.Options) {
-		o.ReadTimeout = 20 * time.Second
-		o.MaxRetries = -1
-	})
+	t.Parallel()
+	redistest.TakesLong(t)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	soon, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
 	for name, test := range map[string]struct {
-		ctx   context.Context
+		ctx   func() (context.Context, context.CancelFunc)
 		bound time.Duration
 	}{
-		"ended before": {ended, time.Second},
-		"ends soon":    {soon, 300 * time.Millisecond},
+		"ended before": {func() (context.Context, context.CancelFunc) { return ended, func() {} }, time.Second},
+		"ends soon": {func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(t.Context(), 300*time.Millisecond)
+		}, 300 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			lock := obtain(t, rdb, nil)
+			server := redistest.Start(t)
+			rdb := server.Client(patient, once)
+			var tally tally
+			lock := mustObtain(t, redislock.New(rdb).WithObserver(&tally))
 			server.Pause()
 			defer server.Resume()
-			before := redislock.GetStats().Release
+			ctx, cancel := test.ctx()
+			defer cancel()
 			start := time.Now()
-			err := lock.Release(test.ctx)
+			err := lock.Release(ctx)
 			assert.ErrorIs(t, err, context.DeadlineExceeded)
 			assert.Less(t, time.Since(start), test.bound+5*time.Second)
-			before.Cancel++
-			assert.Equal(t, before, redislock.GetStats().Release)
+			tally.require(t, map[string]int{"obtain success": 1, "hold success": 1, "release cancel": 1})
 
 			server.Resume()
 			require.Eventually(t, func() bool {
@@ -885,7 +912,7 @@ func TestRelease_redisIsSilent(t *testing.T) {
 
 // The Redis client would repeat a release that was not answered after Release has returned.
 func TestRelease_customTokenIsNotRepeated(t *testing.T) {
-	redistest.NoLeaks(t)
+	t.Parallel()
 	server := redistest.Start(t)
 	proxy := redistest.StartProxy(t, server.Addr)
 	direct := server.Client()
@@ -895,31 +922,33 @@ func TestRelease_customTokenIsNotRepeated(t *testing.T) {
 	opt := &redislock.Options{Token: "me"}
 	require.NoError(t, obtain(t, rdb, opt).Release(t.Context()), "the script is known")
 	lock := obtain(t, rdb, opt)
+	released := server.Calls("del")
 	proxy.LoseReplies(1)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, lock.Release(ctx), context.DeadlineExceeded)
+	awaitCalls(t, server, "del", released)
 	again := obtain(t, direct, opt)
 	requireStays(t, time.Second, func() bool { return direct.Exists(t.Context(), key).Val() != 0 })
 	require.NoError(t, again.Release(t.Context()))
 }
 
 func TestRelease_redisFails(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
-	rdb := server.Client(func(o *redis.Options) { o.MaxRetries = -1 })
-	lock := obtain(t, rdb, nil)
+	var tally tally
+	lock := mustObtain(t, redislock.New(server.Client(once)).WithObserver(&tally))
 	server.Kill()
-	before := redislock.GetStats().Release
 	err := lock.Release(t.Context())
 	require.Error(t, err)
 	assert.NotErrorIs(t, err, redislock.ErrLockNotHeld)
-	before.Error++
-	assert.Equal(t, before, redislock.GetStats().Release)
+	tally.require(t, map[string]int{"obtain success": 1, "hold success": 1, "release error": 1})
 }
 
 func TestLock_expires(t *testing.T) {
+	t.Parallel()
 	rdb := redistest.Start(t).Client()
-	lock, err := redislock.Obtain(t.Context(), rdb, key, 200*time.Millisecond, nil)
+	lock, err := redislock.Obtain(t.Context(), rdb, key, time.Second, nil)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
 		return rdb.Exists(t.Context(), key).Val() == 0
@@ -952,6 +981,7 @@ func TestNoScript(t *testing.T) {
 }
 
 func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client()
 	ctx := t.Context()

@@ -39,7 +39,7 @@ func counted(f func()) redislock.Stats {
 }
 
 func TestStats(t *testing.T) {
-	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+	onBothInTurn(t, func(t *testing.T, rdb *redis.Client) {
 		const workers, rounds = 8, 20
 		got := counted(func() {
 			var wg sync.WaitGroup

@@ -31,12 +31,12 @@ func TestMain(m *testing.M) {
 	if programs, err = os.MkdirTemp("", "redislock-examples"); err != nil {
 		panic(err)
 	}
-	build := exec.Command("go", "build", "-o", programs+string(filepath.Separator), "./...")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", programs+string(filepath.Separator), "./...")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		panic(err)
 	}
-	code := m.Run()
+	code := redistest.Main(m)
 	_ = os.RemoveAll(programs)
 	os.Exit(code)
 }
@@ -101,6 +101,8 @@ func requireNothingLeft(t *testing.T, servers ...*redistest.Server) {
 }
 
 func TestQuickstart(t *testing.T) {
+	t.Parallel()
+	redistest.TakesLong(t)
 	onEach(t, func(t *testing.T, args ...string) {
 		requireLines(t, tell(t, "quickstart", args...),
 			"Anna obtains the lock", "Ben is refused", "has expired: Ben obtains it", "Anna cannot release what is Ben's",
@@ -111,6 +113,8 @@ func TestQuickstart(t *testing.T) {
 }
 
 func TestLeader(t *testing.T) {
+	t.Parallel()
+	redistest.TakesLong(t)
 	onEach(t, func(t *testing.T, args ...string) {
 		story := tell(t, "leader", args...)
 		requireLines(t, story, " leads", "has led for twice the TTL", "is killed", " leads", "is stopped", " leads",
@@ -142,6 +146,8 @@ func seconds(t *testing.T, story []string, pattern string) float64 {
 
 // All processes hold the end of a pipe until they end.
 func TestLeader_killed(t *testing.T) {
+	t.Parallel()
+	redistest.TakesLong(t)
 	for _, line := range []string{" leads.", "is stopped"} {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
@@ -166,6 +172,7 @@ func TestLeader_killed(t *testing.T) {
 }
 
 func TestHTTPHandler(t *testing.T) {
+	t.Parallel()
 	onEach(t, func(t *testing.T, args ...string) {
 		story := tell(t, "httphandler", args...)
 		requireLines(t, story,
@@ -180,6 +187,7 @@ func TestHTTPHandler(t *testing.T) {
 }
 
 func TestQuorum(t *testing.T) {
+	t.Parallel()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
 		requireLines(t, tell(t, "quorum"),
@@ -221,6 +229,7 @@ func addresses(servers []*redistest.Server) string {
 }
 
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	waits := []string{"Anna waits", "Ben waits", "Cleo waits", "Anna has it", "Ben has it", "Cleo has it"}
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
@@ -237,6 +246,7 @@ func TestCluster(t *testing.T) {
 
 // That a server is not there is told, and the exit code is not 0.
 func TestAway(t *testing.T) {
+	t.Parallel()
 	for _, example := range []string{"quickstart", "leader", "httphandler", "quorum", "cluster"} {
 		t.Run(example, func(t *testing.T) {
 			t.Parallel()

@@ -21,9 +21,11 @@ type Cluster struct {
 	t testing.TB
 }
 
-// StartCluster starts a Redis Cluster, on request with a replica of each master.
+// StartCluster starts a Redis Cluster, on request with a replica of each master. That
+// TakesLong.
 func StartCluster(t testing.TB, replicas bool) *Cluster {
 	t.Helper()
+	TakesLong(t)
 	c := &Cluster{t: t}
 	start := func() *Server {
 		return Start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "1000",
@@ -55,8 +57,9 @@ func StartCluster(t testing.TB, replicas bool) *Cluster {
 	c.await("the replicas follow", func(info, nodes string) bool {
 		return strings.Contains(info, "cluster_state:ok") && strings.Count(nodes, "slave") == len(c.Replicas)
 	})
-	for _, replica := range c.Replicas {
+	for i, replica := range c.Replicas {
 		replica.awaitInfo("master_link_status:up")
+		c.Masters[i].awaitReplicas(1)
 	}
 	return c
 }
@@ -188,9 +191,21 @@ func (s *Server) clusterID() string {
 // awaitInfo waits until INFO replication contains a line.
 func (s *Server) awaitInfo(line string) {
 	s.t.Helper()
+	s.awaitInfos(line, 1)
+}
+
+// awaitReplicas waits until n replicas have caught up, and confirm what is written from now
+// on: that begins later than they say that their link is up.
+func (s *Server) awaitReplicas(n int) {
+	s.t.Helper()
+	s.awaitInfos("state=online", n)
+}
+
+func (s *Server) awaitInfos(text string, times int) {
+	s.t.Helper()
 	client := s.Client()
 	require.Eventually(s.t, func() bool {
 		info, err := client.Info(context.Background(), "replication").Result()
-		return err == nil && strings.Contains(info, line)
-	}, startTimeout, 10*time.Millisecond, fmt.Sprintf("%s of %s", line, s.Addr))
+		return err == nil && strings.Count(info, text) >= times
+	}, startTimeout, 10*time.Millisecond, fmt.Sprintf("%s of %s", text, s.Addr))
 }

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -97,12 +98,17 @@ func (s *Server) port() string {
 	return s.Addr[strings.LastIndex(s.Addr, ":")+1:]
 }
 
+// taken are the ports that were given to servers of this process: one that is about to start
+// does not listen yet.
+var taken sync.Map
+
 // freeAddr finds a port that nobody listens on, and whose cluster bus port, 10000
 // above, nobody listens on either.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for {
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		// Above 32767 a connection of somebody's may have been given the port of the bus.
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(12768)))
 		if err != nil {
 			continue
 		}
@@ -113,6 +119,12 @@ func freeAddr(t testing.TB) string {
 			continue
 		}
 		defer bus.Close()
+		if _, again := taken.LoadOrStore(port, true); again {
+			continue
+		}
+		if _, again := taken.LoadOrStore(port+10000, true); again {
+			continue
+		}
 		return listener.Addr().String()
 	}
 }
@@ -183,22 +195,28 @@ func (s *Server) Kill() {
 // Pause stops the server: connections stay open, nothing is answered.
 func (s *Server) Pause() {
 	s.t.Helper()
-	require.NoError(s.t, syscall.Kill(s.pid, syscall.SIGSTOP))
-	// The signal is only sent by now: the server may still be running on another
+	PauseProcess(s.t, s.pid)
+}
+
+// PauseProcess stops a process, and returns when it has stopped.
+func PauseProcess(t testing.TB, pid int) {
+	t.Helper()
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	// The signal is only sent by now: the process may still be running on another
 	// processor.
-	for !s.stopped() {
+	for !stopped(pid) {
 		time.Sleep(time.Millisecond)
 	}
 }
 
 // stopped reports whether the process is stopped, or gone.
-func (s *Server) stopped() bool {
-	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.pid)); err == nil {
+func stopped(pid int) bool {
+	if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil {
 		// The state follows the program's name, which is in parentheses.
 		_, state, _ := strings.Cut(string(stat), ") ")
 		return strings.HasPrefix(state, "T")
 	}
-	state, err := exec.Command("ps", "-o", "state=", "-p", strconv.Itoa(s.pid)).Output()
+	state, err := exec.Command("ps", "-o", "state=", "-p", strconv.Itoa(pid)).Output()
 	return err != nil || strings.HasPrefix(string(state), "T")
 }
 

@@ -25,17 +25,19 @@ type Replicated struct {
 
 const masterName = "primary"
 
-// StartReplicas starts a master and two replicas that follow it, without Sentinels.
+// StartReplicas starts a master and two replicas that follow it, without Sentinels. That
+// TakesLong.
 func StartReplicas(t testing.TB) *Replicated {
 	t.Helper()
+	TakesLong(t)
 	r := &Replicated{t: t, Master: Start(t, "--repl-diskless-sync-delay", "0")}
 	for range 2 {
 		r.Replicas = append(r.Replicas, Start(t, "--replicaof", "127.0.0.1 "+r.Master.port()))
 	}
-	r.Master.awaitInfo("connected_slaves:2")
 	for _, replica := range r.Replicas {
 		replica.awaitInfo("master_link_status:up")
 	}
+	r.Master.awaitReplicas(2)
 	return r
 }
 
