@@ -41,7 +41,8 @@ type lease struct {
 }
 
 // A straggler is a refresh that has ended, of which a command may yet come into effect: it was
-// not answered, or so late that the Redis client may have sent it more than once.
+// not answered, or not by all nodes of a quorum, or so late that the Redis client may have sent
+// it more than once.
 type straggler struct {
 	ttl   time.Duration
 	until time.Duration // since epoch: what is sent after that comes behind it
@@ -107,10 +108,11 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 // and whether it is just now that it has: the reply came after the TTL.
 // If another overlapped with it, the server may have run the two in either order.
 // Whichever was last, it ran after this one was sent and set at least the shortest TTL.
-func (l *lease) endRefresh(sent, ttl time.Duration, err error) (cause error, expired bool) {
+// everywhere is whether err is the answer of all servers that the command was sent to.
+func (l *lease) endRefresh(sent, ttl time.Duration, err error, everywhere bool) (cause error, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.noteStraggler(sent, ttl, err)
+	l.noteStraggler(sent, ttl, err, everywhere)
 	if err == nil && l.cause == nil {
 		l.refreshed = max(l.refreshed, sent)
 		l.validUntil = max(l.validUntil, sent+validity(l.shortestTTL))
@@ -134,10 +136,10 @@ func (l *lease) endRefresh(sent, ttl time.Duration, err error) (cause error, exp
 }
 
 // noteStraggler notes that a refresh which has ended may still come into effect, if it may.
-func (l *lease) noteStraggler(sent, ttl time.Duration, err error) {
+func (l *lease) noteStraggler(sent, ttl time.Duration, err error, everywhere bool) {
 	now := sinceEpoch()
 	unanswered := err != nil && err != ErrNotObtained && !refused(err)
-	if unanswered || now-sent >= slowReply {
+	if unanswered || !everywhere || now-sent >= slowReply {
 		l.stragglers = append(l.stragglers, straggler{ttl, now + orphanGrace})
 	}
 	if !unanswered {

@@ -85,9 +85,9 @@ func TestLease_refresh(t *testing.T) {
 						ttls[step.begin] = step.ttl
 						sent[step.begin], _ = lease.beginRefresh(step.ttl)
 					} else if step.ok {
-						lease.endRefresh(sent[step.end], ttls[step.end], nil)
+						lease.endRefresh(sent[step.end], ttls[step.end], nil, true)
 					} else {
-						lease.endRefresh(sent[step.end], ttls[step.end], errors.New("failure"))
+						lease.endRefresh(sent[step.end], ttls[step.end], errors.New("failure"), true)
 					}
 					assert.Equal(t, step.want, lease.validUntil-start, "step %d", i)
 				}
@@ -102,11 +102,11 @@ func TestLease_straggler(t *testing.T) {
 		var l lease
 		l.begin(sinceEpoch(), time.Minute)
 		sent, _ := l.beginRefresh(time.Second)
-		l.endRefresh(sent, time.Second, errors.New("no reply"))
+		l.endRefresh(sent, time.Second, errors.New("no reply"), true)
 		refresh := func() time.Duration {
 			sent, ok := l.beginRefresh(time.Hour)
 			require.True(t, ok)
-			cause, expired := l.endRefresh(sent, time.Hour, nil)
+			cause, expired := l.endRefresh(sent, time.Hour, nil, true)
 			require.NoError(t, cause)
 			require.False(t, expired)
 			return l.remaining()
@@ -134,7 +134,7 @@ func TestLease_oneOfTwoTooLate(t *testing.T) {
 				first, second = late, timely
 			}
 			for _, sent := range []time.Duration{first, second} {
-				cause, expired := l.endRefresh(sent, ttl, nil)
+				cause, expired := l.endRefresh(sent, ttl, nil, true)
 				assert.Equal(t, lateFirst, cause != nil, "the lease does not come back to life")
 				assert.Equal(t, lateFirst && sent == late, expired)
 			}

@@ -52,9 +52,9 @@ func refused(err error) bool {
 // releaseOrphan releases the lock in the background, unless it may be somebody's by a custom
 // token. The channel that it returns is closed after the first attempt.
 //
-// Redis may answer that there is nothing to release because the command that
-// takes the lock is still under way, on another connection. That is why it is
-// asked again for a while.
+// The command that takes the lock may still be under way, on another connection, and more than
+// once: the Redis client repeats it. That is why the lock is released again for a while,
+// whatever the first answer is.
 func (l *Lock) releaseOrphan(ttl time.Duration) (tried <-chan struct{}) {
 	first := make(chan struct{})
 	if !l.unique || l.Client == nil {
@@ -65,7 +65,7 @@ func (l *Lock) releaseOrphan(ttl time.Duration) (tried <-chan struct{}) {
 	o := &orphan{
 		call:  call{script: script, keys: keys, args: []any{l.value}},
 		first: first,
-		until: sinceEpoch() + min(ttl, orphanTimeout),
+		until: sinceEpoch() + orphanTimeout,
 		wait:  orphanWait,
 	}
 	o.task = newTask(o, l, orphanWait, orphanPatience)
@@ -94,14 +94,14 @@ func (o *orphan) begin() (call, bool) {
 	return o.call, true
 }
 
-func (o *orphan) end(_ call, reply int64, err error) {
+func (o *orphan) end(_ call, _ int64, err error) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
 	now := sinceEpoch()
 	if err == nil {
 		o.until = min(o.until, now+orphanGrace)
 	}
-	final := reply == 1 || err != nil && refused(err) || errors.Is(err, redis.ErrClosed)
+	final := err != nil && refused(err) || errors.Is(err, redis.ErrClosed)
 	if final || now+o.wait >= o.until {
 		o.finish()
 	}

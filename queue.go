@@ -432,7 +432,7 @@ func (w *waiter) leave(lost bool) {
 	}
 	w.unlist(leaving)
 	now := sinceEpoch()
-	w.until = now + min(min(w.ttl, orphanTimeout)+3*askInterval, orphanTimeout)
+	w.until = now + orphanTimeout
 	w.lingers = now
 	if lost {
 		w.lingers += orphanGrace
@@ -482,7 +482,7 @@ func (w *waiter) begin() (call, bool) {
 
 func (w *waiter) end(call call, reply int64, err error) {
 	if call.script == queueLeaveScript {
-		w.endLeave(reply, err)
+		w.endLeave(err)
 	} else {
 		w.endAsk(call.sent, reply, err)
 	}
@@ -559,14 +559,14 @@ func (w *waiter) tell(turn turn) {
 	}
 }
 
-func (w *waiter) endLeave(reply int64, err error) {
+func (w *waiter) endLeave(err error) {
 	defer lockWaiter()()
 	if w.state != leaving {
 		return // another has seen to it
 	}
 	now := sinceEpoch()
 	final := err != nil && (refused(err) || errors.Is(err, redis.ErrClosed))
-	over := now >= w.until || final || err == nil && (reply == 1 || now >= w.lingers)
+	over := now >= w.until || final || err == nil && now >= w.lingers
 	if over {
 		w.unlist(gone)
 		w.stop()

@@ -612,7 +612,8 @@ func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	if err == nil && !held {
 		err = ErrNotObtained
 	}
-	cause, expired := l.lease.endRefresh(sent, ttl, err)
+	everywhere := l.Client == nil || l.quorum == nil // which does not wait for all nodes
+	cause, expired := l.lease.endRefresh(sent, ttl, err, everywhere)
 	switch {
 	case err == ErrNotObtained:
 		l.lose(errGone)

@@ -136,7 +136,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "a refresh that was not answered is forgotten", file: "lease.go",
-		old: "l.straggling != 0 && sent <= l.straggling", new: "false",
+		old: "if unanswered || !everywhere || now-sent >= slowReply {", new: "if false {",
 		tests: "Lease_straggler",
 	},
 	{
