@@ -292,20 +292,32 @@ func (q *quorum) undo(ctx context.Context, lock *Lock, ttl time.Duration, answer
 	}
 }
 
-// quorumKeys are the keys that the scripts of a quorum take: with a custom token, also that of
-// the mark on what a try has newly taken.
+// quorumKeys are the keys that the scripts of a quorum take: with a custom token, also those
+// of the marks on what a try has newly taken. Each key has its own: calls with the same token
+// may have some of their keys in common.
 func (l *Lock) quorumKeys() []string {
+	keys := slices.Clip(l.keys)
 	if l.unique {
-		return l.keys
+		return keys
 	}
-	prefix, _ := queuePrefix(l.keys[0])
-	return append(slices.Clip(l.keys), prefix+":redislock:try")
+	for _, key := range l.keys {
+		prefix, _ := queuePrefix(key)
+		keys = append(keys, prefix+":redislock:try")
+	}
+	return keys
 }
 
-// cannotMark reports whether the key of the mark would be in another slot than the lock's.
-func (q *quorum) cannotMark(key string) bool {
-	_, sameSlot := queuePrefix(key)
-	return !sameSlot && slices.ContainsFunc(q.nodes, func(n *node) bool { return n.sharded() })
+// unmarkable returns a key whose mark would be in another slot; "" if there is none.
+func (q *quorum) unmarkable(keys []string) string {
+	if !slices.ContainsFunc(q.nodes, func(n *node) bool { return n.sharded() }) {
+		return ""
+	}
+	for _, key := range keys {
+		if _, sameSlot := queuePrefix(key); !sameSlot {
+			return key
+		}
+	}
+	return ""
 }
 
 // noteUnsure notes on which nodes the lock may yet be taken.

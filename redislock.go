@@ -243,9 +243,9 @@ func checkOptions(c *Client, keys []string, opt *Options) error {
 	case opt.MinReplicas > 0 && c.quorum == nil && !c.own:
 		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT have to share a connection, "+
 			"for which only go-redis' own clients are known; give New one of them", opt.MinReplicas, c.client)
-	case c.quorum != nil && opt.Token != "" && c.quorum.cannotMark(keys[0]):
+	case c.quorum != nil && opt.Token != "" && c.quorum.unmarkable(keys) != "":
 		return fmt.Errorf("redislock: key %q with Token %q: because of the closing brace the mark of a try "+
-			"would be in another slot; give the key a {hash tag}", keys[0], opt.Token)
+			"would be in another slot; give the key a {hash tag}", c.quorum.unmarkable(keys), opt.Token)
 	case c.quorum != nil && opt.FenceKey != "":
 		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
 	case c.quorum != nil && opt.MinReplicas != 0:

@@ -1,6 +1,6 @@
 -- Takes locks that are held by a majority on one more node, which has lost them.
 --
--- KEYS     the locks' keys; then, for a custom token, the key of quorum_obtain.lua's mark
+-- KEYS     the locks' keys; then, for a custom token, the keys of quorum_obtain.lua's marks
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
 -- ARGV[3]  until when this may be done, in milliseconds of the node's time: a command
@@ -9,20 +9,21 @@
 --
 -- Reply: 1 if the keys have the value now, else 0 and nothing was changed.
 
+local locks = tonumber(ARGV[4])
 local now = redis.call('time')
 if now[1] * 1000 + now[2] / 1000 > tonumber(ARGV[3]) then
 	return 0
 end
-for i = 1, tonumber(ARGV[4]) do
+for i = 1, locks do
 	local value = redis.call('get', KEYS[i])
 	if value and value ~= ARGV[1] then
 		return 0
 	end
 end
-for i = 1, tonumber(ARGV[4]) do
+for i = 1, locks do
 	redis.call('set', KEYS[i], ARGV[1], 'px', ARGV[2])
 end
-if KEYS[ARGV[4] + 1] then
-	redis.call('del', KEYS[ARGV[4] + 1])
+for i = locks + 1, #KEYS do
+	redis.call('del', KEYS[i])
 end
 return 1

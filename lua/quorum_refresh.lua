@@ -1,6 +1,6 @@
 -- Gives held locks a new TTL, on one node of a quorum.
 --
--- KEYS     the locks' keys; then, for a custom token, the key of quorum_obtain.lua's mark
+-- KEYS     the locks' keys; then, for a custom token, the keys of quorum_obtain.lua's marks
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
 -- ARGV[3]  how many of the keys are locks'
@@ -9,8 +9,9 @@
 -- value; if only keys are missing, the node's time in milliseconds, negative.
 -- Unless it is 1 nothing was changed.
 
+local locks = tonumber(ARGV[3])
 local missing = false
-for i = 1, tonumber(ARGV[3]) do
+for i = 1, locks do
 	local value = redis.call('get', KEYS[i])
 	if not value then
 		missing = true
@@ -22,10 +23,10 @@ if missing then
 	local now = redis.call('time')
 	return -(now[1] * 1000 + math.floor(now[2] / 1000))
 end
-for i = 1, tonumber(ARGV[3]) do
+for i = 1, locks do
 	redis.call('pexpire', KEYS[i], ARGV[2])
 end
-if KEYS[ARGV[3] + 1] then
-	redis.call('del', KEYS[ARGV[3] + 1])
+for i = locks + 1, #KEYS do
+	redis.call('del', KEYS[i])
 end
 return 1
