@@ -273,7 +273,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 	if lock.minReplicas > 0 {
 		// It was not this waiter's command, or one that made it wait, that set the key.
 		sent = sinceEpoch()
-		reply, err := lock.renew(ctx, w.ttl)
+		reply, err := lock.renew(ctx, w.ttl, false)
 		if err != nil || reply == 0 {
 			return false, err
 		}

@@ -8,8 +8,9 @@ import (
 
 // refreshing is a lock of a quorum that is to be refreshed.
 type refreshing struct {
-	lock *Lock
-	ttl  time.Duration
+	lock    *Lock
+	ttl     time.Duration
+	shorten bool // as for renew
 
 	answers []answer // of all nodes
 }
@@ -65,7 +66,7 @@ func (r *refreshes) ask(ctx context.Context) {
 		calls[i] = call{
 			script: quorumRefreshScript,
 			keys:   l.lock.quorumKeys(),
-			args:   []any{l.lock.value, l.ttl.Milliseconds(), len(l.lock.keys)},
+			args:   l.lock.refreshArgs(l.shorten, l.lock.value, l.ttl.Milliseconds(), len(l.lock.keys)),
 		}
 	}
 	type answers struct {

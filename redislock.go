@@ -594,17 +594,28 @@ func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
 	if !ok {
 		return ErrNotObtained
 	}
-	held, err := l.renew(ctx, ttl)
+	held, err := l.renew(ctx, ttl, true)
 	return l.extended(sent, ttl, held == 1, err)
 }
 
-// renew has Redis give the lock a new TTL. It replies 0 if the lock is not held.
-func (l *Lock) renew(ctx context.Context, ttl time.Duration) (int64, error) {
+// renew has Redis give the lock a new TTL, which may be shorter than the old one if the
+// holder itself asks for it. It replies 0 if the lock is not held.
+func (l *Lock) renew(ctx context.Context, ttl time.Duration, shorten bool) (int64, error) {
 	if l.Client != nil && l.quorum != nil {
-		r := l.quorum.refresh(ctx, []refreshing{{lock: l, ttl: ttl}})[0]
+		r := l.quorum.refresh(ctx, []refreshing{{lock: l, ttl: ttl, shorten: shorten}})[0]
 		return r.reply, r.err
 	}
-	return l.update(ctx, refreshScript, ttl, l.keys, l.value, ttl.Milliseconds())
+	return l.update(ctx, refreshScript, ttl, l.keys, l.refreshArgs(shorten, l.value, ttl.Milliseconds())...)
+}
+
+// refreshArgs completes the arguments of a script that refreshes. What goes on behind the
+// holder's back may be so late that the lock was released, and obtained anew by the same
+// custom token, for longer: then that is how long it stays.
+func (l *Lock) refreshArgs(shorten bool, args ...any) []any {
+	if shorten || l.unique {
+		return args
+	}
+	return append(args, 0)
 }
 
 // extended takes in how Redis answered to that.

@@ -303,7 +303,7 @@ func (l *lane) ask(ctx context.Context, attempts []attempt) {
 	default:
 		a := &attempts[0]
 		if a.script == refreshScript {
-			a.reply, a.err = a.lock.renew(ctx, a.ttl)
+			a.reply, a.err = a.lock.renew(ctx, a.ttl, false)
 		} else {
 			a.reply, a.err = l.client.run(ctx, a.script, a.keys, a.args...)
 		}

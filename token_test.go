@@ -2,6 +2,7 @@ package redislock_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/bsm/redislock"
 	"github.com/bsm/redislock/internal/redistest"
@@ -74,6 +75,78 @@ func TestToken_undoOfSomeKeys(t *testing.T) {
 	require.Equal(t, redislock.ErrNotObtained, err)
 	assert.Equal(t, []string{"a"}, locked(t, nodes[2], "a", "b", "c"))
 	require.NoError(t, lock.Release(t.Context()))
+}
+
+// A watchdog's refresh comes after its lock was released, and obtained by the same token for
+// longer.
+func TestToken_lateRefresh(t *testing.T) {
+	nodes := startNodes(t, 3)
+	for name, locker := range map[string]func(*slowly) *redislock.Client{
+		"one server": func(slow *slowly) *redislock.Client { return redislock.New(slow) },
+		"quorum": func(slow *slowly) *redislock.Client {
+			return redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), slow)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			slow := &slowly{UniversalClient: nodes[2].Client()}
+			locker := locker(slow)
+			opt := mine()
+			opt.Watchdog = redislock.NewTickWatchdog(50 * time.Millisecond)
+			lock, err := locker.Obtain(t.Context(), key, 10*time.Second, opt)
+			require.NoError(t, err)
+			awaitRefresh(t, nodes[2]) // the script is known
+
+			slow.hold("refresh")
+			<-slow.held
+			require.NoError(t, lock.Release(t.Context()))
+			again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
+			require.NoError(t, err)
+			slow.letGo()
+			slow.wait()
+			requireTTL(t, nodes[2].Client(), key, time.Hour)
+			require.NoError(t, again.Refresh(t.Context(), time.Minute, nil))
+			awaitTTL(t, nodes[2], time.Minute) // the holder itself may shorten it
+			require.NoError(t, again.Release(t.Context()))
+		})
+	}
+}
+
+// A node is healed of a lock that was obtained by the same token, for longer, meanwhile.
+func TestToken_lateHealing(t *testing.T) {
+	nodes := startNodes(t, 3)
+	slow := slowly{UniversalClient: nodes[2].Client()}
+	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
+	lock, err := locker.Obtain(t.Context(), key, ttl, mine())
+	require.NoError(t, err)
+	lose := func() {
+		require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
+		require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	}
+	lose()
+	eventuallyHolding(t, nodes, 3) // the script is known
+	slow.hold("heal")
+	lose()
+	<-slow.held
+	again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
+	require.NoError(t, err)
+	slow.letGo()
+	slow.wait()
+	requireTTL(t, nodes[2].Client(), key, time.Hour)
+	require.NoError(t, again.Release(t.Context()))
+}
+
+// awaitRefresh waits until a server has refreshed a lock.
+func awaitRefresh(t *testing.T, server *redistest.Server) {
+	t.Helper()
+	refreshed := server.Calls("pexpire") + 1
+	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 10*time.Second, time.Millisecond)
+}
+
+// awaitTTL waits until the key lives for no longer than that.
+func awaitTTL(t *testing.T, server *redistest.Server, ttl time.Duration) {
+	t.Helper()
+	require.Eventually(t, func() bool { return server.Client().PTTL(t.Context(), key).Val() <= ttl },
+		10*time.Second, time.Millisecond)
 }
 
 func TestToken_keyThatCannotBeMarked(t *testing.T) {

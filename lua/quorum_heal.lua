@@ -7,7 +7,8 @@
 --          that was on its way for longer might come after the locks were released
 -- ARGV[4]  how many of the keys are locks'
 --
--- Reply: 1 if the keys have the value now, else 0 and nothing was changed.
+-- Reply: 1 if the keys have the value now, with the TTL or a longer one, else 0 and
+-- nothing was changed.
 
 local locks = tonumber(ARGV[4])
 local now = redis.call('time')
@@ -21,7 +22,10 @@ for i = 1, locks do
 	end
 end
 for i = 1, locks do
-	redis.call('set', KEYS[i], ARGV[1], 'px', ARGV[2])
+	-- Of a custom token another call may have obtained the lock for longer since.
+	if redis.call('pttl', KEYS[i]) < tonumber(ARGV[2]) then
+		redis.call('set', KEYS[i], ARGV[1], 'px', ARGV[2])
+	end
 end
 for i = locks + 1, #KEYS do
 	redis.call('del', KEYS[i])

@@ -4,10 +4,11 @@
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
 -- ARGV[3]  how many of the keys are locks'
+-- ARGV[4]  0 if keys that have a longer TTL keep it; else missing
 --
--- Reply: 1 if all keys had the value and have the TTL now; 0 if one has another
--- value; if only keys are missing, the node's time in milliseconds, negative.
--- Unless it is 1 nothing was changed.
+-- Reply: 1 if all keys had the value and have the TTL now, or the longer one; 0 if one
+-- has another value; if only keys are missing, the node's time in milliseconds,
+-- negative. Unless it is 1 nothing was changed.
 
 local locks = tonumber(ARGV[3])
 local missing = false
@@ -24,7 +25,9 @@ if missing then
 	return -(now[1] * 1000 + math.floor(now[2] / 1000))
 end
 for i = 1, locks do
-	redis.call('pexpire', KEYS[i], ARGV[2])
+	if not ARGV[4] or redis.call('pttl', KEYS[i]) < tonumber(ARGV[2]) then
+		redis.call('pexpire', KEYS[i], ARGV[2])
+	end
 end
 for i = locks + 1, #KEYS do
 	redis.call('del', KEYS[i])
