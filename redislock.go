@@ -557,8 +557,8 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 //   - The last error of the Redis client if the strategy has no more tries; joined
 //     with the context's error, or with context.DeadlineExceeded, if waiting for
 //     the next one had to end.
-//   - An error that names ttl if it is under a millisecond. The lock stays as it
-//     is.
+//   - The context's error if ctx is over already, or an error that names ttl if it is
+//     under a millisecond. Then nothing is sent, and the lock stays as it is.
 func (l *Lock) Refresh(ctx context.Context, ttl time.Duration, opt *Options) error {
 	canceled, err := l.refresh(ctx, ttl, opt)
 	stats.refresh.count(err, canceled)
@@ -571,6 +571,9 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	}
 	if err := checkTTL(ttl); err != nil {
 		return false, err
+	}
+	if err := ctx.Err(); err != nil && l.lease.remaining() > 0 {
+		return true, err // before the lease counts on a TTL that is not sent
 	}
 	pause := newPause(ctx, ttl, opt)
 	ctx, cancel := l.boundBy(ctx, ttl)
