@@ -538,7 +538,8 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 	} else {
 		ms, err = l.run(ctx, ttlScript, l.keys, l.value)
 	}
-	return time.Duration(ms) * time.Millisecond, err
+	// Upstream's script, which fakes imitate, has negative replies.
+	return time.Duration(max(ms, 0)) * time.Millisecond, err
 }
 
 // Refresh gives the lock a new TTL that begins now, longer or shorter than what

@@ -993,3 +993,12 @@ func TestRefresh_withAnEndedContext(t *testing.T) {
 		})
 	}
 }
+
+// Upstream's script replies -3 if the lock is not held.
+func TestTTL_fakeThatRepliesAsUpstream(t *testing.T) {
+	lock := obtain(t, answering(1), nil)
+	lock.Client = redislock.New(answering(-3))
+	left, err := lock.TTL(t.Context())
+	require.NoError(t, err)
+	assert.Zero(t, left)
+}
