@@ -606,8 +606,7 @@ func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
 // holder itself asks for it. It replies 0 if the lock is not held.
 func (l *Lock) renew(ctx context.Context, ttl time.Duration, shorten bool) (int64, error) {
 	if l.Client != nil && l.quorum != nil {
-		r := l.quorum.refresh(ctx, []refreshing{{lock: l, ttl: ttl, shorten: shorten}})[0]
-		return r.reply, r.err
+		return l.quorum.renew(ctx, l, ttl, shorten)
 	}
 	return l.update(ctx, refreshScript, ttl, l.keys, l.refreshArgs(shorten, l.value, ttl.Milliseconds())...)
 }

@@ -50,9 +50,9 @@ func NewTickWatchdog(interval time.Duration) *TickWatchdog {
 }
 
 // Start refreshes lock with ttl, which becomes its TTL with the first refresh; with a
-// custom token ([Options].Token) only if that is longer. It
-// blocks until the lock is released or lost, ctx ends, or Stop is called. Obtain
-// does this for a lock with this watchdog: there is no need to call it.
+// custom token ([Options].Token) only if it is the longer one. It blocks until the lock
+// is released or lost, ctx ends, or Stop is called. Obtain does this for a lock with this
+// watchdog: there is no need to call it.
 func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration) {
 	if w == nil || lock == nil || lock.Client == nil {
 		return
