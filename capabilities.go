@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,6 +94,11 @@ func (c *Client) identity() any {
 // sharded reports whether keys are spread over nodes.
 func (c *Client) sharded() bool {
 	return c.isCluster || c.isRing
+}
+
+// onRing reports whether the client, or one of a quorum, is a Ring.
+func (c *Client) onRing() bool {
+	return c.isRing || c.quorum != nil && slices.ContainsFunc(c.quorum.nodes, func(n *node) bool { return n.isRing })
 }
 
 // nodeOf returns the client of the node that has the key.

@@ -41,7 +41,7 @@ func hashTag(key string) string {
 // checkTags finds out that keys may be on different nodes of a Ring. There a script runs
 // on the node of its first key, and nobody would notice.
 func (c *Client) checkTags(keys []string) error {
-	if !c.isRing {
+	if !c.onRing() {
 		return nil
 	}
 	if one, other, ok := differentTags(keys); ok {

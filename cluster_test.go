@@ -378,3 +378,23 @@ func requireReentrant(t *testing.T, rdb *redis.Client, client redislock.RedisCli
 	require.NoError(t, again.Release(t.Context()))
 	requireGone(t, rdb, key)
 }
+
+// A script runs on the shard of its first key alone: the other keys would not be locked.
+func TestRing_quorum(t *testing.T) {
+	rings := make([]redislock.RedisClient, 3)
+	for i := range rings {
+		ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{
+			"one": redistest.Embedded(t).Addr(), "other": redistest.Embedded(t).Addr(),
+		}})
+		t.Cleanup(func() { assert.NoError(t, ring.Close()) })
+		rings[i] = ring
+	}
+	locker := redislock.NewQuorum(rings...)
+	for _, opt := range []*redislock.Options{nil, {Token: "me"}} {
+		_, err := locker.ObtainMulti(t.Context(), []string{"a", "b"}, ttl, opt)
+		require.ErrorContains(t, err, `keys "a" and "b"`)
+	}
+	lock, err := locker.ObtainMulti(t.Context(), []string{"{a}", "b{a}"}, ttl, nil)
+	require.NoError(t, err)
+	require.NoError(t, lock.Release(t.Context()))
+}

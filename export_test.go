@@ -23,7 +23,7 @@ func ScriptName(digest string) string {
 	switch digest {
 	case obtainScript.Hash(), obtainMultiScript.Hash(), quorumObtainScript.Hash():
 		return "obtain"
-	case refreshScript.Hash():
+	case refreshScript.Hash(), quorumRefreshScript.Hash():
 		return "refresh"
 	case releaseScript.Hash():
 		return "release"

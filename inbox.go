@@ -324,7 +324,7 @@ func (b *inbox) deliver(message string) {
 	b.misheard = 0
 	waiting.mu.Unlock()
 	if !known {
-		absent(b.client, h).leave(false)
+		absent(b.client, h).leave()
 	}
 }
 

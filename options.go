@@ -37,6 +37,9 @@ type Options struct {
 	//     passes on what it handed to just that call.
 	//   - A Release that was not answered may still be on its way, and then releases the
 	//     lock that the token has obtained since.
+	//   - A Refresh that was not answered, or not by all nodes of a quorum, may be on its
+	//     way for seconds more, and then gives its TTL, also a shorter one, to the lock that
+	//     the token has obtained since. The refreshes of a TickWatchdog never shorten it.
 	//   - Obtaining again with a shorter TTL, or with other metadata, shortens or ends the
 	//     lock that was obtained before, unknown to its ValidUntil and Done.
 	//   - For one lock, either all calls with a token use FairQueue or none does.

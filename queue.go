@@ -117,7 +117,8 @@ type waiter struct {
 	failed     bool          // whether they do
 	asks       int           // under way from the lane
 	left       chan struct{} // closed once the leaving was answered
-	lingers    time.Duration // since epoch: until when a lost ask may still be under way
+	straying   time.Duration // since epoch: until when an ask that was not answered may yet come
+	lingers    time.Duration // since epoch: until when the waiter leaves again
 	until      time.Duration // since epoch: when leaving is given up
 	retry      time.Duration // the last wait because of a failure, or to leave again
 }
@@ -141,11 +142,13 @@ type turn struct {
 }
 
 func newWaiter(lock *Lock, ttl time.Duration, opt *Options) *waiter {
+	now := sinceEpoch()
 	w := &waiter{
-		keys:  queueKeys(lock.keys[0]),
-		ttl:   ttl.Truncate(time.Millisecond),
-		since: sinceEpoch(),
-		turn:  make(chan turn, 1),
+		keys:     queueKeys(lock.keys[0]),
+		ttl:      ttl.Truncate(time.Millisecond),
+		since:    now,
+		straying: now,
+		turn:     make(chan turn, 1),
 	}
 	w.task = newTask(w, lock, askInterval, 2*askInterval)
 	if opt.FenceKey != "" {
@@ -231,6 +234,9 @@ func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
 	call := w.askCall()
 	reply, err := w.lock.run(ctx, call.script, call.keys, call.args...)
 	if err != nil {
+		waiting.mu.Lock()
+		defer waiting.mu.Unlock()
+		w.stray(err)
 		return false, err
 	}
 	if reply <= 0 {
@@ -273,7 +279,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 	if lock.minReplicas > 0 {
 		// It was not this waiter's command, or one that made it wait, that set the key.
 		sent = sinceEpoch()
-		reply, err := lock.renew(ctx, w.ttl)
+		reply, err := lock.renew(ctx, w.ttl, false)
 		if err != nil || reply == 0 {
 			return false, err
 		}
@@ -422,7 +428,7 @@ func (w *waiter) unlist(state waiterState) {
 // leave takes the waiter out of the queue in the background. If it has been handed the
 // lock, that is passed on. An ask that was lost may still be under way: then it leaves
 // again for a while.
-func (w *waiter) leave(lost bool) {
+func (w *waiter) leave() {
 	key := laneKeyOf(w.lock)
 	defer lockWaiter()()
 	if l := schedule.lanes[key]; l != nil && w.state != queued && l.leaving >= maxLeaving {
@@ -433,10 +439,7 @@ func (w *waiter) leave(lost bool) {
 	w.unlist(leaving)
 	now := sinceEpoch()
 	w.until = now + orphanTimeout
-	w.lingers = now
-	if lost {
-		w.lingers += orphanGrace
-	}
+	w.lingers = max(now, w.straying)
 	w.retry = 0
 	if w.left == nil {
 		w.left = make(chan struct{})
@@ -451,7 +454,7 @@ func (w *waiter) leave(lost bool) {
 
 // quit leaves, and waits until that is done, but not for long, and not if an ask was lost.
 func (w *waiter) quit(lost bool) {
-	w.leave(lost)
+	w.leave()
 	if lost {
 		return
 	}
@@ -491,6 +494,7 @@ func (w *waiter) end(call call, reply int64, err error) {
 func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 	waiting.mu.Lock()
 	w.asks--
+	w.stray(err)
 	state := w.state
 	switch state {
 	case queued:
@@ -505,7 +509,15 @@ func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 	// taken the lock, once more. Not while its holder has it: then there is no place to
 	// be had, and nothing to be taken.
 	if state == leaving || state == gone {
-		w.leave(err != nil)
+		w.leave()
+	}
+}
+
+// stray notes, with waiting.mu held, that an ask may yet come if it has failed so. That may
+// be when the lock has been obtained by another, and released: it would be taken for nobody.
+func (w *waiter) stray(err error) {
+	if err != nil && !refused(err) {
+		w.straying = sinceEpoch() + orphanGrace
 	}
 }
 
@@ -514,13 +526,13 @@ func (w *waiter) released() {
 	w.forget()
 	waiting.mu.Lock()
 	first := w.state == served // a second release must not stop the leaving
-	asked := w.asked
+	asked := w.asked || sinceEpoch() < w.straying
 	if first {
 		w.state = gone
 	}
 	waiting.mu.Unlock()
 	if first && asked {
-		w.leave(false)
+		w.leave()
 	}
 }
 

@@ -1192,3 +1192,80 @@ func TestFairQueue_secondRelease(t *testing.T) {
 	require.Eventually(t, func() bool { return redislock.Tasks(client) == 0 }, 10*time.Second, time.Millisecond)
 	awaitNoKeys(t, rdb)
 }
+
+// strays is a client without channels that loses asks on request: they fail at once, or when
+// they are let go, and arrive when the test sends them.
+type strays struct {
+	redis.Scripter
+	mu   sync.Mutex
+	lose chan struct{} // closed to let the next one go; nil: none is lost
+	lost chan func(ctx context.Context) *redis.Cmd
+}
+
+func (s *strays) EvalSha(ctx context.Context, digest string, keys []string, args ...any) *redis.Cmd {
+	s.mu.Lock()
+	lose := s.lose
+	if lose == nil || redislock.ScriptName(digest) != "ask" {
+		s.mu.Unlock()
+		return s.Scripter.EvalSha(ctx, digest, keys, args...)
+	}
+	s.lose = nil
+	s.mu.Unlock()
+	s.lost <- func(ctx context.Context) *redis.Cmd { return s.Scripter.EvalSha(ctx, digest, keys, args...) }
+	<-lose
+	return redis.NewCmdResult(nil, errors.New("lost"))
+}
+
+// loseNext has the next ask be lost, which fails when fail is closed.
+func (s *strays) loseNext(fail chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose = fail
+}
+
+// An ask was lost on its way, and arrives when the waiter is not there any more: the lock has
+// been obtained by another ask, and released, or the waiting was given up.
+func TestFairQueue_strayAsk(t *testing.T) {
+	failsAtOnce := make(chan struct{})
+	close(failsAtOnce)
+	start := func(t *testing.T, fail chan struct{}) (rdb *redis.Client, holder *redislock.Lock, arrive func(), cancel func(), results chan obtained) {
+		rdb, holder, client, _ := gatedHolder(t)
+		strays := &strays{Scripter: client, lost: make(chan func(context.Context) *redis.Cmd, 1)}
+		ctx, cancel := context.WithCancel(t.Context())
+		t.Cleanup(cancel)
+		results = make(chan obtained, 1)
+		waitInLine(t, ctx, rdb, strays, "waiter", fair(), results)
+		strays.loseNext(fail)
+		ask := <-strays.lost
+		return rdb, holder, func() { require.NoError(t, ask(t.Context()).Err()) }, cancel, results
+	}
+	t.Run("failed while waiting", func(t *testing.T) {
+		rdb, holder, arrive, _, results := start(t, failsAtOnce)
+		require.NoError(t, holder.Release(t.Context()))
+		served := receive(t, results)
+		require.NoError(t, served.err)
+		require.NoError(t, served.lock.Release(t.Context()))
+		arrive()
+		awaitNoKeys(t, rdb)
+	})
+	t.Run("failed while the lock was held", func(t *testing.T) {
+		fail := make(chan struct{})
+		rdb, holder, arrive, _, results := start(t, fail)
+		require.NoError(t, holder.Release(t.Context()))
+		served := receive(t, results)
+		require.NoError(t, served.err)
+		close(fail)
+		time.Sleep(50 * time.Millisecond) // for the failure to be taken in, or the test is another
+		require.NoError(t, served.lock.Release(t.Context()))
+		arrive()
+		awaitNoKeys(t, rdb)
+	})
+	t.Run("given up", func(t *testing.T) {
+		rdb, holder, arrive, cancel, results := start(t, failsAtOnce)
+		cancel()
+		require.ErrorIs(t, receive(t, results).err, context.Canceled)
+		require.NoError(t, holder.Release(t.Context()))
+		arrive()
+		awaitNoKeys(t, rdb)
+	})
+}

@@ -18,6 +18,9 @@ const (
 	mostNodeWait  = 500 * time.Millisecond
 	// straggle is how long, at least, the others may take after the majority has decided.
 	straggle = 10 * time.Millisecond
+	// mostCallWait bounds the waiting for nodes without pipelines, whose calls wait for one
+	// another.
+	mostCallWait = 3 * time.Second
 	// maxNodeCalls is how many calls a node may have under way, answered or not.
 	maxNodeCalls = 1024
 	// healGrace is how long a command that heals a node may be under way.
@@ -37,11 +40,14 @@ const (
 // All nodes are asked at the same time. One that does not answer is not waited for
 // longer than a tenth of the TTL, at most half a second; and once the majority has
 // decided, not longer than it took for that or 10 ms. A failed try is undone; with a custom
-// token only on nodes that the token had not held before ([Options].Token). So that tries which get in each other's way part again, the waits of the retry
-// strategy are varied by half.
+// token only where the token had not held the key before ([Options].Token). So that tries
+// which get in each other's way part again, the waits of the retry strategy are varied by
+// half.
 //
-// Refresh needs a majority, and takes the lock again on nodes that have lost it. TTL is
-// what a majority still grants. Where nodes fail, errors.As finds a [*NodeError].
+// Refresh needs a majority, and takes the lock again on nodes that have lost it. If one of the
+// clients has no pipelines ([RedisClient]), a TickWatchdog's refresh may take half of the TTL,
+// at most three seconds. TTL is what a majority still grants. Where nodes fail, errors.As
+// finds a [*NodeError].
 //
 // FenceKey and MinReplicas are errors: neither means anything across independent nodes.
 // [FairQueue] cannot keep the order and tries again every 50 ms or so. With one client it
@@ -173,35 +179,56 @@ func (q *quorum) askThese(ctx context.Context, wait time.Duration, answers []ans
 
 // run runs a script on one node, if that is not busy with calls that it does not answer.
 func (n *node) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (int64, error) {
-	select {
-	case n.calls <- struct{}{}:
-	case <-ctx.Done():
+	if !enter(ctx, n.calls) {
 		return 0, errSilent
 	}
 	defer func() { <-n.calls }()
 	return n.Client.run(ctx, script, keys, args...)
 }
 
-// runAll runs scripts on one node: in a pipeline if it has any.
-func (n *node) runAll(ctx context.Context, calls []call) []result {
-	results := make([]result, len(calls))
+// enter takes a place among those that are under way, if there is one before ctx ends.
+func enter(ctx context.Context, places chan<- struct{}) bool {
+	select {
+	case places <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// runAll runs scripts on one node: in a pipeline if it has any. It tells of the results as
+// they come, several that follow one another at a time, and returns after the last.
+func (n *node) runAll(ctx context.Context, calls []call, tell func(first int, results []result)) {
 	if len(calls) > 1 && n.own {
-		select {
-		case n.batches <- struct{}{}:
-			defer func() { <-n.batches }()
-			return runAll(ctx, n.pipelines(), calls)
-		case <-ctx.Done():
-			for i := range results {
-				results[i].err = errSilent
-			}
-			return results
+		if !enter(ctx, n.batches) {
+			tell(0, silent(len(calls)))
+			return
 		}
+		defer func() { <-n.batches }()
+		tell(0, runAll(ctx, n.pipelines(), calls))
+		return
 	}
 	var running sync.WaitGroup
+	defer running.Wait()
 	for i, c := range calls {
-		running.Go(func() { results[i].reply, results[i].err = n.run(ctx, c.script, c.keys, c.args...) })
+		if !enter(ctx, n.calls) {
+			tell(i, silent(len(calls)-i))
+			return
+		}
+		running.Go(func() {
+			defer func() { <-n.calls }()
+			reply, err := n.Client.run(ctx, c.script, c.keys, c.args...)
+			tell(i, []result{{reply, err}})
+		})
 	}
-	running.Wait()
+}
+
+// silent returns the results of n calls that were not sent.
+func silent(n int) []result {
+	results := make([]result, n)
+	for i := range results {
+		results[i].err = errSilent
+	}
 	return results
 }
 
@@ -292,20 +319,32 @@ func (q *quorum) undo(ctx context.Context, lock *Lock, ttl time.Duration, answer
 	}
 }
 
-// quorumKeys are the keys that the scripts of a quorum take: with a custom token, also that of
-// the mark on what a try has newly taken.
+// quorumKeys are the keys that the scripts of a quorum take: with a custom token, also those
+// of the marks on what a try has newly taken. Each key has its own: calls with the same token
+// may have some of their keys in common.
 func (l *Lock) quorumKeys() []string {
+	keys := slices.Clip(l.keys)
 	if l.unique {
-		return l.keys
+		return keys
 	}
-	prefix, _ := queuePrefix(l.keys[0])
-	return append(slices.Clip(l.keys), prefix+":redislock:try")
+	for _, key := range l.keys {
+		prefix, _ := queuePrefix(key)
+		keys = append(keys, prefix+":redislock:try")
+	}
+	return keys
 }
 
-// cannotMark reports whether the key of the mark would be in another slot than the lock's.
-func (q *quorum) cannotMark(key string) bool {
-	_, sameSlot := queuePrefix(key)
-	return !sameSlot && slices.ContainsFunc(q.nodes, func(n *node) bool { return n.sharded() })
+// unmarkable returns a key whose mark would be in another slot; "" if there is none.
+func (q *quorum) unmarkable(keys []string) string {
+	if !slices.ContainsFunc(q.nodes, func(n *node) bool { return n.sharded() }) {
+		return ""
+	}
+	for _, key := range keys {
+		if _, sameSlot := queuePrefix(key); !sameSlot {
+			return key
+		}
+	}
+	return ""
 }
 
 // noteUnsure notes on which nodes the lock may yet be taken.

@@ -2,124 +2,208 @@ package redislock
 
 import (
 	"context"
-	"sync"
+	"slices"
 	"time"
 )
 
 // refreshing is a lock of a quorum that is to be refreshed.
 type refreshing struct {
-	lock *Lock
-	ttl  time.Duration
+	lock    *Lock
+	ttl     time.Duration
+	shorten bool          // as for renew
+	wait    time.Duration // for how long at most, until it is decided
+
+	// done is called once, when it is decided or the wait is over: the result is 1 if a
+	// majority has the lock, 0 if no majority can have it any more.
+	done func(result)
 
 	answers []answer // of all nodes
+	awaited int      // answers that are yet to come
+	ended   bool     // done was called
+	heard   bool     // by a majority of nodes, or it has ended
 }
 
-// refreshes are locks of a quorum that are refreshed together, by one pipeline a node.
+// refreshes are locks of a quorum that are refreshed together, by one pipeline a node. Only
+// the goroutine of run changes them.
 type refreshes struct {
 	*quorum
-	mu      sync.Mutex // guards the answers
 	locks   []refreshing
-	decided chan struct{} // closed once it is known of each lock whether a majority has it
+	open    int // locks that have not ended
+	unheard int
+	heard   chan struct{} // closed once all are
+	arrived chan nodeResults
 }
 
-// refresh gives locks new TTLs. The result of one is 1 if a majority has it, 0 if no majority
-// can have it any more. It does not outlast ctx, nor wait for nodes that take longer than a
-// majority: their answers are seen to in the background.
-func (q *quorum) refresh(ctx context.Context, locks []refreshing) []result {
-	r := &refreshes{quorum: q, locks: locks, decided: make(chan struct{})}
+// nodeResults are what a node said of some of the locks, one after the other.
+type nodeResults struct {
+	node, first int
+	results     []result
+}
+
+// refresh gives locks new TTLs, and tells of each as soon as it is decided. The channel that
+// it returns is closed when a majority of nodes has answered. Slower ones, and locks that
+// are not decided by then, are seen to in the background. If ctx ends before all is decided,
+// all is over.
+func (q *quorum) refresh(ctx context.Context, locks []refreshing) (heard <-chan struct{}) {
+	r := &refreshes{
+		quorum:  q,
+		locks:   locks,
+		open:    len(locks),
+		unheard: len(locks),
+		heard:   make(chan struct{}),
+		arrived: make(chan nodeResults, len(q.nodes)),
+	}
 	for i := range locks {
+		locks[i].awaited = len(q.nodes)
 		locks[i].answers = q.allNodes()
 		for n := range locks[i].answers {
 			locks[i].answers[n].err = errSilent
 		}
 	}
-	go r.ask(context.WithoutCancel(ctx))
-	select {
-	case <-r.decided:
-	case <-ctx.Done():
+	go r.run(ctx)
+	return r.heard
+}
+
+// renew refreshes one lock.
+func (q *quorum) renew(ctx context.Context, lock *Lock, ttl time.Duration, shorten bool) (int64, error) {
+	results := make(chan result, 1)
+	q.refresh(ctx, []refreshing{{
+		lock: lock, ttl: ttl, shorten: shorten, wait: nodeWait(ttl),
+		done: func(r result) { results <- r },
+	}})
+	r := <-results
+	return r.reply, r.err
+}
+
+// refreshWait is how long a watchdog's refresh may take. To a node without pipelines it is
+// a call of its own, which waits for a connection until those of other locks are answered.
+func (q *quorum) refreshWait(ttl time.Duration) time.Duration {
+	wait := nodeWait(ttl)
+	if slices.ContainsFunc(q.nodes, func(n *node) bool { return !n.own }) {
+		wait = max(wait, min(ttl/2, mostCallWait))
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	results := make([]result, len(locks))
-	for i, lock := range locks {
-		switch {
-		case lock.granted(q):
-			results[i].reply = 1
-		case !q.impossible(lock.answers):
-			results[i].err = q.silence(ctx, lock.answers)
+	return wait
+}
+
+// run asks all nodes at the same time, and takes in what they answer in time.
+func (r *refreshes) run(ctx context.Context) {
+	wait := time.Duration(0)
+	for _, l := range r.locks {
+		wait = max(wait, l.wait)
+	}
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait)
+	defer cancel()
+	r.ask(asking)
+	start := sinceEpoch()
+	timer := time.NewTimer(r.expire(ctx, 0))
+	defer timer.Stop()
+	ended := ctx.Done()
+	for awaited := len(r.nodes) * len(r.locks); awaited > 0; {
+		select {
+		case a := <-r.arrived:
+			awaited -= len(a.results)
+			r.note(ctx, a)
+		case <-timer.C:
+			timer.Reset(r.expire(ctx, sinceEpoch()-start))
+		case <-ended:
+			if r.open > 0 {
+				cancel() // first: once its caller has its answer, nothing more is sent
+				r.expire(ctx, wait)
+				return
+			}
+			ended = nil
+		case <-asking.Done():
+			r.expire(ctx, wait)
+			return
 		}
 	}
-	return results
 }
 
-func (l *refreshing) granted(q *quorum) bool {
-	return count(l.answers, granted) >= q.majority()
-}
-
-// ask asks all nodes at the same time, and takes in what they answer in time.
+// ask asks all nodes, whose answers arrive unless ctx ends before.
 func (r *refreshes) ask(ctx context.Context) {
-	wait := time.Duration(0)
 	calls := make([]call, len(r.locks))
 	for i, l := range r.locks {
-		wait = max(wait, nodeWait(l.ttl))
 		calls[i] = call{
 			script: quorumRefreshScript,
 			keys:   l.lock.quorumKeys(),
-			args:   []any{l.lock.value, l.ttl.Milliseconds(), len(l.lock.keys)},
+			args:   l.lock.refreshArgs(l.shorten, l.lock.value, l.ttl.Milliseconds(), len(l.lock.keys)),
 		}
 	}
-	type answers struct {
-		node    int
-		results []result
-	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	arrived := make(chan answers, len(r.nodes))
 	for i, node := range r.nodes {
-		go func() { arrived <- answers{i, node.runAll(ctx, calls)} }()
-	}
-	open := true
-	for range r.nodes {
-		select {
-		case a := <-arrived:
-			decided := r.note(a.node, a.results)
-			if open && decided {
-				open = false
-				close(r.decided)
+		go node.runAll(ctx, calls, func(first int, results []result) {
+			select {
+			case r.arrived <- nodeResults{i, first, results}:
+			case <-ctx.Done():
 			}
-		case <-ctx.Done():
-		}
-	}
-	if open {
-		close(r.decided)
+		})
 	}
 }
 
-// note takes in the answers of one node, and has nodes healed that have lost a lock which a
-// majority has. It reports whether no other answer is needed.
-func (r *refreshes) note(node int, results []result) (decided bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	decided = true
+// note takes in answers of one node, ends the locks that are decided by them, and has nodes
+// healed that have lost a lock which a majority has.
+func (r *refreshes) note(ctx context.Context, a nodeResults) {
 	missing := make(map[int][]healing)
-	for i := range r.locks {
-		l := &r.locks[i]
-		l.answers[node].reply, l.answers[node].err = results[i].reply, results[i].err
-		if !l.granted(r.quorum) {
-			decided = decided && r.impossible(l.answers)
-			continue
-		}
-		for n := range l.answers {
-			if a := &l.answers[n]; a.err == nil && a.reply < 0 {
-				missing[n] = append(missing[n], healing{l.lock, l.ttl, -a.reply})
-				a.reply = 0 // seen to
+	for i, said := range a.results {
+		l := &r.locks[a.first+i]
+		l.answers[a.node].reply, l.answers[a.node].err = said.reply, said.err
+		l.awaited--
+		switch {
+		case count(l.answers, granted) >= r.majority():
+			r.end(l, result{reply: 1})
+			for n := range l.answers {
+				if lost := &l.answers[n]; lost.err == nil && lost.reply < 0 {
+					missing[n] = append(missing[n], healing{l.lock, l.ttl, -lost.reply})
+					lost.reply = 0 // seen to
+				}
 			}
+		case r.impossible(l.answers):
+			r.end(l, result{})
+		case l.awaited == 0:
+			r.end(l, result{err: r.silence(ctx, l.answers)})
 		}
+		r.hear(l)
 	}
 	for n, locks := range missing {
 		go r.nodes[n].heal(locks)
 	}
-	return decided
+}
+
+// expire ends the locks that have waited for long enough, and returns how long it is until
+// others have.
+func (r *refreshes) expire(ctx context.Context, waited time.Duration) (next time.Duration) {
+	next = time.Hour
+	for i := range r.locks {
+		l := &r.locks[i]
+		switch {
+		case l.ended:
+		case l.wait <= waited:
+			r.end(l, result{err: r.silence(ctx, l.answers)})
+			r.hear(l)
+		default:
+			next = min(next, l.wait-waited)
+		}
+	}
+	return next
+}
+
+func (r *refreshes) end(l *refreshing, result result) {
+	if l.ended {
+		return
+	}
+	l.ended = true
+	r.open--
+	l.done(result)
+}
+
+// hear notes whether a majority of nodes has answered.
+func (r *refreshes) hear(l *refreshing) {
+	if l.heard || !l.ended && l.awaited > len(r.nodes)-r.majority() {
+		return
+	}
+	l.heard = true
+	if r.unheard--; r.unheard == 0 {
+		close(r.heard)
+	}
 }
 
 // healing is a lock that a node has lost, or never had. It is taken there again: else one
@@ -147,11 +231,13 @@ func (n *node) heal(locks []healing) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), mostNodeWait)
 	defer cancel()
-	for i, result := range n.runAll(ctx, calls) {
-		if result.err == nil || refused(result.err) {
-			healed[i].endHealing()
+	n.runAll(ctx, calls, func(first int, results []result) {
+		for i, r := range results {
+			if r.err == nil || refused(r.err) {
+				healed[first+i].endHealing()
+			}
 		}
-	}
+	})
 }
 
 // beginHealing notes that a command that heals is about to be sent, unless the lock has ended.

@@ -243,9 +243,9 @@ func checkOptions(c *Client, keys []string, opt *Options) error {
 	case opt.MinReplicas > 0 && c.quorum == nil && !c.own:
 		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT have to share a connection, "+
 			"for which only go-redis' own clients are known; give New one of them", opt.MinReplicas, c.client)
-	case c.quorum != nil && opt.Token != "" && c.quorum.cannotMark(keys[0]):
+	case c.quorum != nil && opt.Token != "" && c.quorum.unmarkable(keys) != "":
 		return fmt.Errorf("redislock: key %q with Token %q: because of the closing brace the mark of a try "+
-			"would be in another slot; give the key a {hash tag}", keys[0], opt.Token)
+			"would be in another slot; give the key a {hash tag}", c.quorum.unmarkable(keys), opt.Token)
 	case c.quorum != nil && opt.FenceKey != "":
 		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
 	case c.quorum != nil && opt.MinReplicas != 0:
@@ -538,7 +538,8 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 	} else {
 		ms, err = l.run(ctx, ttlScript, l.keys, l.value)
 	}
-	return time.Duration(ms) * time.Millisecond, err
+	// Upstream's script, which fakes imitate, has negative replies.
+	return time.Duration(max(ms, 0)) * time.Millisecond, err
 }
 
 // Refresh gives the lock a new TTL that begins now, longer or shorter than what
@@ -557,8 +558,8 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 //   - The last error of the Redis client if the strategy has no more tries; joined
 //     with the context's error, or with context.DeadlineExceeded, if waiting for
 //     the next one had to end.
-//   - An error that names ttl if it is under a millisecond. The lock stays as it
-//     is.
+//   - The context's error if ctx is over already, or an error that names ttl if it is
+//     under a millisecond. Then nothing is sent, and the lock stays as it is.
 func (l *Lock) Refresh(ctx context.Context, ttl time.Duration, opt *Options) error {
 	canceled, err := l.refresh(ctx, ttl, opt)
 	stats.refresh.count(err, canceled)
@@ -571,6 +572,9 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	}
 	if err := checkTTL(ttl); err != nil {
 		return false, err
+	}
+	if err := ctx.Err(); err != nil && l.lease.remaining() > 0 {
+		return true, err // before the lease counts on a TTL that is not sent
 	}
 	pause := newPause(ctx, ttl, opt)
 	ctx, cancel := l.boundBy(ctx, ttl)
@@ -594,17 +598,27 @@ func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
 	if !ok {
 		return ErrNotObtained
 	}
-	held, err := l.renew(ctx, ttl)
+	held, err := l.renew(ctx, ttl, true)
 	return l.extended(sent, ttl, held == 1, err)
 }
 
-// renew has Redis give the lock a new TTL. It replies 0 if the lock is not held.
-func (l *Lock) renew(ctx context.Context, ttl time.Duration) (int64, error) {
+// renew has Redis give the lock a new TTL, which may be shorter than the old one if the
+// holder itself asks for it. It replies 0 if the lock is not held.
+func (l *Lock) renew(ctx context.Context, ttl time.Duration, shorten bool) (int64, error) {
 	if l.Client != nil && l.quorum != nil {
-		r := l.quorum.refresh(ctx, []refreshing{{lock: l, ttl: ttl}})[0]
-		return r.reply, r.err
+		return l.quorum.renew(ctx, l, ttl, shorten)
 	}
-	return l.update(ctx, refreshScript, ttl, l.keys, l.value, ttl.Milliseconds())
+	return l.update(ctx, refreshScript, ttl, l.keys, l.refreshArgs(shorten, l.value, ttl.Milliseconds())...)
+}
+
+// refreshArgs completes the arguments of a script that refreshes. What goes on behind the
+// holder's back may be so late that the lock was released, and obtained anew by the same
+// custom token, for longer: then that is how long it stays.
+func (l *Lock) refreshArgs(shorten bool, args ...any) []any {
+	if shorten || l.unique {
+		return args
+	}
+	return append(args, 0)
 }
 
 // extended takes in how Redis answered to that.

@@ -997,3 +997,38 @@ func TestOutOfMemory(t *testing.T) {
 	require.NoError(t, lock.Refresh(ctx, ttl, nil), "what is held can be kept")
 	require.NoError(t, lock.Release(ctx), "and given back")
 }
+
+// Nothing is sent, and so nothing changes.
+func TestRefresh_withAnEndedContext(t *testing.T) {
+	nodes := startNodes(t, 3)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, locker := range map[string]*redislock.Client{
+		"one server": redislock.New(nodes[0].Client()),
+		"quorum":     quorumOf(nodes),
+	} {
+		t.Run(name, func(t *testing.T) {
+			lock, err := locker.Obtain(t.Context(), key, ttl, nil)
+			require.NoError(t, err)
+			until := lock.ValidUntil()
+			forever := &redislock.Options{RetryStrategy: redislock.LinearBackoff(time.Millisecond)}
+			for _, opt := range []*redislock.Options{nil, forever} {
+				assert.Equal(t, context.Canceled, lock.Refresh(over, time.Hour, opt))
+				assert.Equal(t, context.Canceled, lock.Refresh(over, time.Second, opt))
+			}
+			assert.Equal(t, until, lock.ValidUntil())
+			requireStays(t, 50*time.Millisecond, func() bool { return nodes[0].Client().PTTL(t.Context(), key).Val() <= ttl })
+			require.NoError(t, lock.Release(t.Context()))
+			assert.Equal(t, redislock.ErrNotObtained, lock.Refresh(over, ttl, nil), "a lock that has ended")
+		})
+	}
+}
+
+// Upstream's script replies -3 if the lock is not held.
+func TestTTL_fakeThatRepliesAsUpstream(t *testing.T) {
+	lock := obtain(t, answering(1), nil)
+	lock.Client = redislock.New(answering(-3))
+	left, err := lock.TTL(t.Context())
+	require.NoError(t, err)
+	assert.Zero(t, left)
+}

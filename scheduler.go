@@ -123,8 +123,10 @@ type lane struct {
 	client *Client
 	due    tasks
 	rest   time.Duration // since epoch: until then a task waits for others to leave with
-	busy   int           // batches that are under way
+	busy   int           // batches that others have to wait for
 	wake   chan struct{} // holds a token if there is news for run
+
+	underWay int // attempts
 
 	orphans, leaving int // of its tasks
 }
@@ -193,7 +195,7 @@ func (l *lane) run() {
 func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
-	if len(l.due) == 0 && l.busy == 0 {
+	if len(l.due) == 0 && l.underWay == 0 {
 		delete(schedule.lanes, l.key)
 		return nil, 0, false
 	}
@@ -216,6 +218,7 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 		t := l.due[0]
 		batch = append(batch, t)
 		t.underWay++
+		l.underWay++
 		t.due = now + t.patience
 		heap.Fix(&l.due, 0)
 	}
@@ -232,82 +235,109 @@ func (l *lane) batches() bool {
 type attempt struct {
 	*task
 	call
-	reply int64
-	err   error
 }
 
 // send runs the tasks of a batch once.
 func (l *lane) send(batch []*task) {
+	attempts := begin(batch)
+	switch {
+	case len(attempts) == 0:
+	case l.client.quorum != nil:
+		l.askQuorum(attempts)
+	default:
+		l.ask(attempts)
+	}
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	l.busy--
+	l.rouse()
+}
+
+// begin begins attempts of those tasks that have anything to run.
+func begin(batch []*task) []attempt {
 	attempts := make([]attempt, 0, len(batch))
-	longest := time.Duration(0)
 	for _, t := range batch {
 		if call, ok := t.job.begin(); ok {
-			attempts = append(attempts, attempt{task: t, call: call})
-			longest = max(longest, maxPatience*t.patience)
+			attempts = append(attempts, attempt{t, call})
+			continue
 		}
+		schedule.mu.Lock()
+		t.landed()
+		schedule.mu.Unlock()
+	}
+	return attempts
+}
+
+// end takes in what an attempt came to, and when its task is due again.
+func (a attempt) end(r result) {
+	a.job.end(a.call, r.reply, r.err)
+	schedule.mu.Lock()
+	defer schedule.mu.Unlock()
+	if a.index >= 0 { // not stopped meanwhile
+		if due, ok := a.job.next(a.call, r.err); ok {
+			a.due = due
+			heap.Fix(&a.lane.due, a.index)
+		}
+	}
+	a.landed()
+}
+
+// landed notes that an attempt is not under way any more, with schedule.mu held.
+func (t *task) landed() {
+	t.underWay--
+	t.lane.underWay--
+	if t.index <= 0 { // it is the next, or has been stopped, so that the lane may have to end
+		t.lane.rouse()
+	}
+}
+
+// ask has Redis run the scripts of the attempts, which end together.
+func (l *lane) ask(attempts []attempt) {
+	longest := time.Duration(0)
+	for _, a := range attempts {
+		longest = max(longest, maxPatience*a.patience)
 	}
 	// The client heeds this where it waits for a connection, and where it was told
 	// to also while it waits for a reply. Leases end, and callers return, without it.
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
-	l.ask(ctx, attempts)
 	silent := false
-	for i := range attempts {
-		a := &attempts[i]
-		a.job.end(a.call, a.reply, a.err)
-		silent = silent || a.err != nil && !answered(a.err)
+	for i, r := range l.runAll(ctx, attempts) {
+		attempts[i].end(r)
+		silent = silent || r.err != nil && !answered(r.err)
 	}
 	if silent {
 		l.client.lookForNodes(ctx)
 	}
-
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	for _, t := range batch {
-		t.underWay--
-	}
-	for i := range attempts {
-		a := &attempts[i]
-		if a.index < 0 {
-			continue // stopped meanwhile
-		}
-		if due, ok := a.job.next(a.call, a.err); ok {
-			a.due = due
-			heap.Fix(&l.due, a.index)
-		}
-	}
-	l.busy--
-	l.rouse()
 }
 
-// ask has Redis run the scripts of the attempts.
-func (l *lane) ask(ctx context.Context, attempts []attempt) {
-	switch {
-	case len(attempts) == 0:
-	case l.client.quorum != nil:
-		refreshes := make([]refreshing, len(attempts))
-		for i, a := range attempts {
-			refreshes[i] = refreshing{lock: a.lock, ttl: a.ttl}
-		}
-		for i, r := range l.client.quorum.refresh(ctx, refreshes) {
-			attempts[i].reply, attempts[i].err = r.reply, r.err
-		}
-	case l.batches():
+func (l *lane) runAll(ctx context.Context, attempts []attempt) []result {
+	if l.batches() {
 		calls := make([]call, len(attempts))
-		for i := range attempts {
-			calls[i] = attempts[i].call
+		for i, a := range attempts {
+			calls[i] = a.call
 		}
-		for i, r := range runAll(ctx, l.client.pipelines(), calls) {
-			attempts[i].reply, attempts[i].err = r.reply, r.err
-		}
-	default:
-		a := &attempts[0]
-		if a.script == refreshScript {
-			a.reply, a.err = a.lock.renew(ctx, a.ttl)
-		} else {
-			a.reply, a.err = l.client.run(ctx, a.script, a.keys, a.args...)
-		}
+		return runAll(ctx, l.client.pipelines(), calls)
 	}
+	var r result
+	if a := attempts[0]; a.script == refreshScript {
+		r.reply, r.err = a.lock.renew(ctx, a.ttl, false)
+	} else {
+		r.reply, r.err = l.client.run(ctx, a.script, a.keys, a.args...)
+	}
+	return []result{r}
+}
+
+// askQuorum has the locks of the attempts refreshed, each of which ends as soon as it is
+// decided. It returns when a majority of nodes has answered: locks that are not decided by
+// that must not hold up the others.
+func (l *lane) askQuorum(attempts []attempt) {
+	quorum := l.client.quorum
+	locks := make([]refreshing, len(attempts))
+	for i, a := range attempts {
+		locks[i] = refreshing{lock: a.lock, ttl: a.ttl, wait: quorum.refreshWait(a.ttl), done: a.end}
+	}
+	<-quorum.refresh(context.Background(), locks)
 }
 
 // tasks is a heap, the one that leaves next at its top.

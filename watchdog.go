@@ -49,9 +49,10 @@ func NewTickWatchdog(interval time.Duration) *TickWatchdog {
 	return &TickWatchdog{interval: interval}
 }
 
-// Start refreshes lock with ttl, which becomes its TTL with the first refresh. It
-// blocks until the lock is released or lost, ctx ends, or Stop is called. Obtain
-// does this for a lock with this watchdog: there is no need to call it.
+// Start refreshes lock with ttl, which becomes its TTL with the first refresh; with a
+// custom token ([Options].Token) only if it is the longer one. It blocks until the lock
+// is released or lost, ctx ends, or Stop is called. Obtain does this for a lock with this
+// watchdog: there is no need to call it.
 func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration) {
 	if w == nil || lock == nil || lock.Client == nil {
 		return
@@ -166,7 +167,7 @@ func (t *ticking) begin() (call, bool) {
 	return call{
 		script: refreshScript,
 		keys:   t.lock.keys,
-		args:   []any{t.lock.value, t.ttl.Milliseconds()},
+		args:   t.lock.refreshArgs(false, t.lock.value, t.ttl.Milliseconds()),
 		sent:   sent,
 		ttl:    t.ttl,
 	}, true

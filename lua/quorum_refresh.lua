@@ -1,16 +1,18 @@
 -- Gives held locks a new TTL, on one node of a quorum.
 --
--- KEYS     the locks' keys; then, for a custom token, the key of quorum_obtain.lua's mark
+-- KEYS     the locks' keys; then, for a custom token, the keys of quorum_obtain.lua's marks
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
 -- ARGV[3]  how many of the keys are locks'
+-- ARGV[4]  0 if keys that have a longer TTL keep it; else missing
 --
--- Reply: 1 if all keys had the value and have the TTL now; 0 if one has another
--- value; if only keys are missing, the node's time in milliseconds, negative.
--- Unless it is 1 nothing was changed.
+-- Reply: 1 if all keys had the value and have the TTL now, or the longer one; 0 if one
+-- has another value; if only keys are missing, the node's time in milliseconds,
+-- negative. Unless it is 1 nothing was changed.
 
+local locks = tonumber(ARGV[3])
 local missing = false
-for i = 1, tonumber(ARGV[3]) do
+for i = 1, locks do
 	local value = redis.call('get', KEYS[i])
 	if not value then
 		missing = true
@@ -22,10 +24,12 @@ if missing then
 	local now = redis.call('time')
 	return -(now[1] * 1000 + math.floor(now[2] / 1000))
 end
-for i = 1, tonumber(ARGV[3]) do
-	redis.call('pexpire', KEYS[i], ARGV[2])
+for i = 1, locks do
+	if not ARGV[4] or redis.call('pttl', KEYS[i]) < tonumber(ARGV[2]) then
+		redis.call('pexpire', KEYS[i], ARGV[2])
+	end
 end
-if KEYS[ARGV[3] + 1] then
-	redis.call('del', KEYS[ARGV[3] + 1])
+for i = locks + 1, #KEYS do
+	redis.call('del', KEYS[i])
 end
 return 1

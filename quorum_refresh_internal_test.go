@@ -1,0 +1,159 @@
+package redislock
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/bsm/redislock/internal/redistest"
+)
+
+// refreshTest refreshes locks of a quorum of three servers.
+type refreshTest struct {
+	*testing.T
+	servers []*redistest.Server
+	*quorum
+}
+
+func newRefreshTest(t *testing.T, client func(*redis.Client) RedisClient) refreshTest {
+	redistest.NoLeaks(t)
+	test := refreshTest{T: t}
+	var clients []RedisClient
+	for range 3 {
+		server := redistest.Start(t)
+		test.servers = append(test.servers, server)
+		clients = append(clients, client(server.Client(func(o *redis.Options) { o.ReadTimeout = 20 * time.Second })))
+	}
+	test.quorum = NewQuorum(clients...).quorum
+	return test
+}
+
+// lock obtains a lock, which some of the nodes lose.
+func (t refreshTest) lock(key string, lost ...int) *Lock {
+	lock, err := (&Client{quorum: t.quorum}).Obtain(t.Context(), key, time.Minute, nil)
+	require.NoError(t, err)
+	for _, server := range t.servers {
+		require.Eventually(t, func() bool { return server.Client().Exists(t.Context(), key).Val() == 1 }, 10*time.Second, time.Millisecond)
+	}
+	for _, i := range lost {
+		require.NoError(t, t.servers[i].Client().Del(t.Context(), key).Err())
+	}
+	return lock
+}
+
+// refreshed is a lock and a channel on which its result comes.
+func refreshed(lock *Lock, wait time.Duration) (refreshing, chan result) {
+	results := make(chan result, 1)
+	return refreshing{lock: lock, ttl: time.Minute, wait: wait, done: func(r result) { results <- r }}, results
+}
+
+func requireResult(t refreshTest, results <-chan result) result {
+	t.Helper()
+	select {
+	case r := <-results:
+		return r
+	case <-time.After(10 * time.Second):
+		require.FailNow(t, "no result")
+		panic("unreachable")
+	}
+}
+
+func own(client *redis.Client) RedisClient { return client }
+
+// A lock that is undecided until the slowest node answers holds up no other, nor the next
+// that are refreshed; nor is it given up early.
+func TestRefreshes_undecided(t *testing.T) {
+	test := newRefreshTest(t, own)
+	undecided, late := refreshed(test.lock("undecided", 1), time.Minute)
+	impatient, never := refreshed(test.lock("impatient", 1), 20*time.Millisecond)
+	decided, early := refreshed(test.lock("decided"), time.Minute)
+	gone, denied := refreshed(test.lock("gone", 0, 1), time.Minute)
+
+	test.servers[2].Pause()
+	defer test.servers[2].Resume()
+	heard := test.refresh(t.Context(), []refreshing{undecided, impatient, decided, gone})
+	<-heard
+	assert.Equal(t, result{reply: 1}, requireResult(test, early))
+	assert.Equal(t, result{}, requireResult(test, denied))
+	assert.ErrorIs(t, requireResult(test, never).err, errSilent)
+	assert.Empty(t, late)
+	test.servers[2].Resume()
+	assert.Equal(t, result{reply: 1}, requireResult(test, late))
+}
+
+// Nobody has to wait for a majority that does not answer, but the next that are refreshed.
+func TestRefreshes_unheard(t *testing.T) {
+	test := newRefreshTest(t, own)
+	one, first := refreshed(test.lock("one"), time.Minute)
+	other, second := refreshed(test.lock("other"), 20*time.Millisecond)
+	for _, server := range test.servers[1:] {
+		server.Pause()
+		defer server.Resume()
+	}
+	heard := test.refresh(t.Context(), []refreshing{one, other})
+	assert.ErrorIs(t, requireResult(test, second).err, errSilent)
+	assert.False(t, isClosed(heard))
+	test.servers[1].Resume()
+	<-heard
+	assert.Equal(t, result{reply: 1}, requireResult(test, first))
+}
+
+// holding is a client without pipelines that holds back the scripts for one key.
+type holding struct {
+	redis.Scripter
+	key      string
+	released chan struct{}
+}
+
+func (h holding) EvalSha(ctx context.Context, digest string, keys []string, args ...any) *redis.Cmd {
+	if keys[0] == h.key && digest == quorumRefreshScript.Hash() {
+		<-h.released
+	}
+	return h.Scripter.EvalSha(ctx, digest, keys, args...)
+}
+
+// Where each lock is a call of its own, one that is not answered holds up no other.
+func TestRefreshes_withoutPipelines(t *testing.T) {
+	released := make(chan struct{})
+	test := newRefreshTest(t, func(client *redis.Client) RedisClient { return holding{client, "held", released} })
+	held, late := refreshed(test.lock("held"), time.Minute)
+	other, early := refreshed(test.lock("other", 2), time.Minute)
+	heard := test.refresh(t.Context(), []refreshing{held, other})
+	assert.Equal(t, result{reply: 1}, requireResult(test, early))
+	require.Eventually(t, func() bool { return test.servers[2].Client().Exists(t.Context(), "other").Val() == 1 },
+		10*time.Second, time.Millisecond, "it is healed")
+	assert.Empty(t, late)
+	assert.False(t, isClosed(heard))
+	close(released)
+	assert.Equal(t, result{reply: 1}, requireResult(test, late))
+	<-heard
+}
+
+// What waits for its turn is not sent any more when the context has ended.
+func TestRefreshes_contextEnds(t *testing.T) {
+	test := newRefreshTest(t, own)
+	lock := test.lock("lock")
+	for _, node := range test.nodes {
+		node.calls = make(chan struct{}, 1)
+		node.calls <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	refreshed := make(chan error, 1)
+	go func() { refreshed <- lock.Refresh(ctx, time.Hour, nil) }()
+	require.Eventually(t, func() bool {
+		lock.lease.mu.Lock()
+		defer lock.lease.mu.Unlock()
+		return lock.lease.underWay == 1
+	}, 10*time.Second, time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-refreshed, context.Canceled)
+	for _, node := range test.nodes {
+		<-node.calls
+	}
+	time.Sleep(50 * time.Millisecond)
+	assert.LessOrEqual(t, test.servers[0].Client().PTTL(t.Context(), "lock").Val(), time.Minute)
+}

@@ -1,0 +1,179 @@
+package redislock_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/bsm/redislock/internal/redistest"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// What calls with the same custom token do to each other.
+
+// mine is a custom token.
+func mine() *redislock.Options {
+	return &redislock.Options{Token: "me"}
+}
+
+// What a failed try took is given back key by key: not those that a call which has other keys
+// as well, or the same in another order, counts on.
+func TestToken_undoOfOtherKeys(t *testing.T) {
+	tests := []struct {
+		name           string
+		failed, counts []string
+		left           []string
+	}{
+		{"fewer keys", []string{"a", "b"}, []string{"b"}, []string{"b"}},
+		{"more keys", []string{"a"}, []string{"b", "a"}, []string{"a", "b"}},
+		{"another order", []string{"a", "b"}, []string{"b", "a"}, []string{"a", "b"}},
+		{"one twice", []string{"a", "b", "a"}, []string{"b", "b"}, []string{"b"}},
+	}
+	nodes := startNodes(t, 3)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, node := range nodes {
+				require.NoError(t, node.Client().FlushAll(t.Context()).Err()) // but not the scripts
+			}
+			slow := slowly{UniversalClient: nodes[2].Client()}
+			locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
+			others(t, nodes[:2], "a")
+			_, err := locker.ObtainMulti(t.Context(), test.failed, ttl, mine()) // makes the script known
+			require.Equal(t, redislock.ErrNotObtained, err)
+
+			slow.hold("undo")
+			failed := make(chan error, 1)
+			go func() {
+				_, err := locker.ObtainMulti(t.Context(), test.failed, ttl, mine())
+				failed <- err
+			}()
+			<-slow.held
+			for _, node := range nodes[:2] {
+				require.NoError(t, node.Client().Del(t.Context(), "a").Err())
+			}
+			lock, err := locker.ObtainMulti(t.Context(), test.counts, ttl, mine())
+			require.NoError(t, err)
+			slow.letGo()
+			slow.wait()
+			require.Equal(t, redislock.ErrNotObtained, <-failed)
+			assert.Equal(t, test.left, locked(t, nodes[2], "a", "b"))
+			require.NoError(t, lock.Release(t.Context()))
+		})
+	}
+}
+
+// Of the keys of a failed try the token keeps those that it had before.
+func TestToken_undoOfSomeKeys(t *testing.T) {
+	nodes := startNodes(t, 3)
+	locker := quorumOf(nodes)
+	lock, err := locker.Obtain(t.Context(), "a", ttl, mine())
+	require.NoError(t, err)
+	others(t, nodes[:2], "b")
+	_, err = locker.ObtainMulti(t.Context(), []string{"a", "b", "c"}, ttl, mine())
+	require.Equal(t, redislock.ErrNotObtained, err)
+	assert.Equal(t, []string{"a"}, locked(t, nodes[2], "a", "b", "c"))
+	require.NoError(t, lock.Release(t.Context()))
+}
+
+// A watchdog's refresh comes after its lock was released, and obtained by the same token for
+// longer.
+func TestToken_lateRefresh(t *testing.T) {
+	nodes := startNodes(t, 3)
+	for name, locker := range map[string]func(*slowly) *redislock.Client{
+		"one server": func(slow *slowly) *redislock.Client { return redislock.New(slow) },
+		"quorum": func(slow *slowly) *redislock.Client {
+			return redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), slow)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			slow := &slowly{UniversalClient: nodes[2].Client()}
+			locker := locker(slow)
+			opt := mine()
+			opt.Watchdog = redislock.NewTickWatchdog(50 * time.Millisecond)
+			lock, err := locker.Obtain(t.Context(), key, 10*time.Second, opt)
+			require.NoError(t, err)
+			awaitRefresh(t, nodes[2]) // the script is known
+
+			slow.hold("refresh")
+			<-slow.held
+			require.NoError(t, lock.Release(t.Context()))
+			again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
+			require.NoError(t, err)
+			slow.letGo()
+			slow.wait()
+			requireTTL(t, nodes[2].Client(), key, time.Hour)
+			require.NoError(t, again.Refresh(t.Context(), time.Minute, nil))
+			awaitTTL(t, nodes[2], time.Minute) // the holder itself may shorten it
+			require.NoError(t, again.Release(t.Context()))
+		})
+	}
+}
+
+// A node is healed of a lock that was obtained by the same token, for longer, meanwhile.
+func TestToken_lateHealing(t *testing.T) {
+	nodes := startNodes(t, 3)
+	slow := slowly{UniversalClient: nodes[2].Client()}
+	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
+	lock, err := locker.Obtain(t.Context(), key, ttl, mine())
+	require.NoError(t, err)
+	lose := func() {
+		require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
+		require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	}
+	lose()
+	eventuallyHolding(t, nodes, 3) // the script is known
+	slow.hold("heal")
+	lose()
+	<-slow.held
+	again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
+	require.NoError(t, err)
+	slow.letGo()
+	slow.wait()
+	requireTTL(t, nodes[2].Client(), key, time.Hour)
+	require.NoError(t, again.Release(t.Context()))
+}
+
+// awaitRefresh waits until a server has refreshed a lock.
+func awaitRefresh(t *testing.T, server *redistest.Server) {
+	t.Helper()
+	refreshed := server.Calls("pexpire") + 1
+	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 10*time.Second, time.Millisecond)
+}
+
+// awaitTTL waits until the key lives for no longer than that.
+func awaitTTL(t *testing.T, server *redistest.Server, ttl time.Duration) {
+	t.Helper()
+	require.Eventually(t, func() bool { return server.Client().PTTL(t.Context(), key).Val() <= ttl },
+		10*time.Second, time.Millisecond)
+}
+
+func TestToken_keyThatCannotBeMarked(t *testing.T) {
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": redistest.Embedded(t).Addr()}})
+	defer ring.Close()
+	locker := redislock.NewQuorum(ring, ring, ring)
+	_, err := locker.ObtainMulti(t.Context(), []string{"a", "a}"}, ttl, mine())
+	assert.ErrorContains(t, err, `key "a}"`)
+}
+
+// others has somebody else hold a key on nodes.
+func others(t *testing.T, nodes []*redistest.Server, key string) {
+	t.Helper()
+	for _, node := range nodes {
+		require.NoError(t, node.Client().Set(t.Context(), key, "somebody else", 0).Err())
+	}
+}
+
+// locked returns those of the keys that a node has.
+func locked(t *testing.T, node *redistest.Server, keys ...string) (exist []string) {
+	t.Helper()
+	for _, key := range keys {
+		n, err := node.Client().Exists(t.Context(), key).Result()
+		require.NoError(t, err)
+		if n > 0 {
+			exist = append(exist, key)
+		}
+	}
+	return exist
+}
