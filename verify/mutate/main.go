@@ -167,6 +167,14 @@ func tryAll(ctx context.Context, mutants []*mutant, stages []*stage, journal *jo
 	if err := workers[0].baseline(ctx); err != nil {
 		return outcomes, err
 	}
+	for i, w := range workers {
+		if i > 0 {
+			err = os.CopyFS(w.cache, os.DirFS(workers[0].cache))
+		}
+		if err = errors.Join(err, w.eachCached(w.keep)); err != nil {
+			return outcomes, err
+		}
+	}
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

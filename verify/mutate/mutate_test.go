@@ -140,7 +140,7 @@ func TestMutants_keyStaysWhereLinesAreMoved(t *testing.T) {
 
 func TestFailure(t *testing.T) {
 	for output, want := range map[string]string{
-		"ok\n    --- FAIL: TestA/b (0.1s)\n": "TestA/b",
+		"ok\n    --- FAIL: TestA/b (0.1s)\n": "TestA",
 		"x\npanic: nil map\n\ngoroutine 1":   "panic: nil map",
 		"exit":                               "no test's name",
 	} {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,16 +30,20 @@ const (
 	notCompiled = "not compiled"
 )
 
-// A worker has a copy of the library to itself, in which it tries one mutant after the other.
+// A worker has a copy of the library to itself, in which it tries one mutant after the other,
+// and a build cache: what is compiled of a mutant is tens of megabytes that are of no use later.
 type worker struct {
-	root   string // of the copy
-	temp   string
-	stages []*stage
+	root, cache, temp string
+	stages            []*stage
+	kept              map[string]bool // of the cache
 }
 
 // newWorker copies the library, so that it may be worked on meanwhile.
 func newWorker(library, dir string, stages []*stage) (*worker, error) {
-	w := &worker{root: filepath.Join(dir, "library"), temp: filepath.Join(dir, "temp"), stages: stages}
+	w := &worker{
+		root: filepath.Join(dir, "library"), cache: filepath.Join(dir, "cache"), temp: filepath.Join(dir, "temp"),
+		stages: stages, kept: make(map[string]bool),
+	}
 	return w, filepath.WalkDir(library, func(path string, entry fs.DirEntry, err error) error {
 		relative, _ := filepath.Rel(library, path)
 		switch {
@@ -82,6 +87,28 @@ func (w *worker) baseline(ctx context.Context) error {
 	return nil
 }
 
+func (w *worker) eachCached(do func(path string) error) error {
+	return filepath.WalkDir(w.cache, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		return do(path)
+	})
+}
+
+// keep keeps in the cache what is there without a mutant.
+func (w *worker) keep(path string) error {
+	w.kept[path] = true
+	return nil
+}
+
+func (w *worker) forget(path string) error {
+	if w.kept[path] {
+		return nil
+	}
+	return os.Remove(path)
+}
+
 // try puts the mutant in place, and runs the stages until one fails. It returns what the
 // mutant came to, and which test found it. An error means that this is not known.
 func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error) {
@@ -89,7 +116,12 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 	if err := os.WriteFile(file, []byte(m.apply()), 0o600); err != nil {
 		return "", "", err
 	}
-	defer os.WriteFile(file, []byte(m.source.code), 0o600)
+	defer func() {
+		err := errors.Join(os.WriteFile(file, []byte(m.source.code), 0o600), w.eachCached(w.forget))
+		if err != nil {
+			panic(err) // the next mutant would be two
+		}
+	}()
 	for _, s := range w.stages {
 		binary, output, err := w.build(ctx, s)
 		if ctx.Err() != nil {
@@ -101,22 +133,35 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 		if err != nil {
 			return "", "", fmt.Errorf("%v: %w\n%s", m, err, output)
 		}
-		output, err = w.run(ctx, s.longest, s.in, binary, s.args...)
+		by, err = w.test(ctx, s, binary)
 		switch {
 		case ctx.Err() != nil:
 			return "", "", ctx.Err()
 		case errors.Is(err, context.DeadlineExceeded):
-			return timedOut, s.name, nil
+			return timedOut, by, nil
 		case err != nil:
-			return s.name, failure(output), nil
+			return s.name, by, nil
 		}
 	}
 	return survived, "", nil
 }
 
+// test runs the tests of a stage. If one fails it has to fail alone too: it may have failed
+// because the machine was busy.
+func (w *worker) test(ctx context.Context, s *stage, binary string) (by string, _ error) {
+	output, err := w.run(ctx, s.longest, s.in, binary, s.args...)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return s.name, err
+	}
+	if test := failedTest.FindStringSubmatch(output); err != nil && test != nil {
+		_, err = w.run(ctx, s.longest, s.in, binary, append(slices.Clip(s.args), "-test.run=^"+test[1]+"$")...)
+	}
+	return failure(output), err
+}
+
 var (
 	compilerError = regexp.MustCompile(`(?m)^\S+\.go:\d+:\d+: `)
-	failedTest    = regexp.MustCompile(`--- FAIL: (\S+)`)
+	failedTest    = regexp.MustCompile(`--- FAIL: ([^\s/]+)`)
 	crash         = regexp.MustCompile(`(?m)^(?:panic|fatal error): .*`)
 )
 
@@ -132,13 +177,15 @@ func failure(output string) string {
 }
 
 // build compiles the tests of a stage. The paths of the copies are not in them, so that the
-// packages that the mutant does not change are compiled once.
+// packages that the mutant does not change are compiled once. Without inlining and without what
+// debuggers need it takes half of the time.
 func (w *worker) build(ctx context.Context, s *stage) (binary, output string, err error) {
 	if err := errors.Join(os.RemoveAll(w.temp), os.MkdirAll(w.temp, 0o700)); err != nil {
 		return "", "", err
 	}
 	binary = filepath.Join(w.temp, "mutant.test")
-	output, err = w.run(ctx, 10*time.Minute, s.in, "go", "test", "-c", "-trimpath", "-vet=off", "-ldflags=-s -w", "-o", binary, ".")
+	output, err = w.run(ctx, 10*time.Minute, s.in, "go", "test", "-c", "-trimpath", "-vet=off",
+		"-gcflags=-dwarf=false -l", "-ldflags=-s -w", "-o", binary, ".")
 	return binary, output, err
 }
 
@@ -154,7 +201,7 @@ func (w *worker) run(ctx context.Context, longest time.Duration, in, name string
 	defer file.Close()
 	command := exec.CommandContext(ctx, "sh", append([]string{"-c", `ulimit -d 4000000; exec "$@"`, "sh", name}, args...)...)
 	command.Dir = filepath.Join(w.root, in)
-	command.Env = append(os.Environ(), "TMPDIR="+w.temp)
+	command.Env = append(os.Environ(), "TMPDIR="+w.temp, "GOCACHE="+w.cache)
 	command.Stdout, command.Stderr = file, file
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
