@@ -73,7 +73,8 @@ func (w *worker) baseline(ctx context.Context) error {
 			return fmt.Errorf("the library without a mutant does not compile for the %s: %w\n%s", s.name, err, output)
 		}
 		start := time.Now()
-		output, err = w.run(ctx, 30*time.Minute, s.in, binary, s.args...)
+		s.longest = 30 * time.Minute
+		output, err = w.test(ctx, s, binary)
 		took := time.Since(start)
 		if err != nil {
 			return fmt.Errorf("the library without a mutant does not pass the %s: %w\n%s", s.name, err, output)
@@ -133,14 +134,14 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 		if err != nil {
 			return "", "", fmt.Errorf("%v: %w\n%s", m, err, output)
 		}
-		by, err = w.test(ctx, s, binary)
+		output, err = w.test(ctx, s, binary)
 		switch {
 		case ctx.Err() != nil:
 			return "", "", ctx.Err()
 		case errors.Is(err, context.DeadlineExceeded):
-			return timedOut, by, nil
+			return timedOut, s.name, nil
 		case err != nil:
-			return s.name, by, nil
+			return s.name, failure(output), nil
 		}
 	}
 	return survived, "", nil
@@ -148,15 +149,15 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 
 // test runs the tests of a stage. If one fails it has to fail alone too: it may have failed
 // because the machine was busy.
-func (w *worker) test(ctx context.Context, s *stage, binary string) (by string, _ error) {
-	output, err := w.run(ctx, s.longest, s.in, binary, s.args...)
+func (w *worker) test(ctx context.Context, s *stage, binary string) (output string, err error) {
+	output, err = w.run(ctx, s.longest, s.in, binary, s.args...)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return s.name, err
+		return output, err
 	}
 	if test := failedTest.FindStringSubmatch(output); err != nil && test != nil {
 		_, err = w.run(ctx, s.longest, s.in, binary, append(slices.Clip(s.args), "-test.run=^"+test[1]+"$")...)
 	}
-	return failure(output), err
+	return output, err
 }
 
 var (
