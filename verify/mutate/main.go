@@ -1,0 +1,212 @@
+// Command mutate changes the library in one place at a time, and sees whether its tests find
+// out. It is run in the directory above this one:
+//
+//	go run ./mutate -list                              # the mutants
+//	go run ./mutate -log mutants.log -report report.md # all of them: hours
+//	go run ./mutate -every 40 -only 'lease.go'         # some of them
+//
+// What is in the log is not tried again, as long as the file that it changes is the same. For a
+// new test take the lines with "survived" out of it.
+//
+// The exit status is 1 if a mutant survives that is not named in the file of -equivalent. A line
+// of that is what the log has of the mutant last, " | ", and why nobody can see it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const library = ".."
+
+var (
+	files      = flag.String("files", "lease.go,scheduler.go,queue.go,inbox.go,watchdog.go,orphan.go,quorum.go,quorum_refresh.go,lua/*.lua", "patterns of the files to change")
+	only       = flag.String("only", "", "a regular expression of the mutants to try")
+	every      = flag.Int("every", 1, "try one of so many")
+	offset     = flag.Int("offset", 0, "which one of these")
+	list       = flag.Bool("list", false, "only list the mutants")
+	jobs       = flag.Int("jobs", 2, "how many to try at a time")
+	short      = flag.String("short", "-test.short -test.failfast", "arguments of the library's tests that run first; none: they do not")
+	simulation = flag.String("simulation", "-test.short -test.failfast -test.run Simulation -seed 1", "arguments of this module's tests that run then")
+	full       = flag.String("full", "-test.failfast", "arguments of the library's tests that run last")
+	equivalent = flag.String("equivalent", "mutate/equivalent.txt", "the file of survivors that nobody can see")
+	logTo      = flag.String("log", "", "a file of results, to be resumed from")
+	reportTo   = flag.String("report", "", "a file to write the table to")
+)
+
+func main() {
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	survivors, err := mutate(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	if survivors > 0 {
+		os.Exit(1)
+	}
+}
+
+func mutate(ctx context.Context) (survivors int, _ error) {
+	mutants, err := find()
+	if err != nil {
+		return 0, err
+	}
+	if *list {
+		for _, m := range mutants {
+			fmt.Println(m)
+		}
+		return 0, nil
+	}
+	named, err := readNamed(*equivalent)
+	if err != nil {
+		return 0, err
+	}
+	journal, err := openJournal(*logTo)
+	if err != nil {
+		return 0, err
+	}
+	stages := stages()
+	outcomes, err := tryAll(ctx, mutants, stages, journal)
+	report, survivors := table(mutants, outcomes, named, stages)
+	fmt.Print("\n", report)
+	if *reportTo != "" {
+		err = errors.Join(err, os.WriteFile(*reportTo, []byte(report), 0o600))
+	}
+	return survivors, err
+}
+
+// find finds the mutants that the flags ask for.
+func find() ([]*mutant, error) {
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return nil, err
+	}
+	var all, some []*mutant
+	for pattern := range strings.SplitSeq(*files, ",") {
+		paths, err := filepath.Glob(filepath.Join(library, pattern))
+		if err != nil || len(paths) == 0 {
+			return nil, errors.Join(err, fmt.Errorf("no file is like %s; is this run in verify?", pattern))
+		}
+		for _, path := range paths {
+			code, err := os.ReadFile(path)
+			if err != nil {
+				return nil, err
+			}
+			name, _ := filepath.Rel(library, path)
+			source, err := newSource(name, string(code))
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, source.mutants...)
+		}
+	}
+	n := 0
+	for _, m := range all {
+		if !wanted.MatchString(m.String()) {
+			continue
+		}
+		if n%max(*every, 1) == *offset {
+			some = append(some, m)
+		}
+		n++
+	}
+	return some, nil
+}
+
+func stages() []*stage {
+	var all []*stage
+	for _, s := range []struct{ name, in, args string }{
+		{"short tests", ".", *short}, {"simulation", "verify", *simulation}, {"full tests", ".", *full},
+	} {
+		if s.args != "" {
+			all = append(all, &stage{name: s.name, in: s.in, args: strings.Fields(s.args)})
+		}
+	}
+	return all
+}
+
+// tryAll tries the mutants that the journal does not know.
+func tryAll(ctx context.Context, mutants []*mutant, stages []*stage, journal *journal) (map[*mutant]outcome, error) {
+	outcomes := make(map[*mutant]outcome)
+	var open []*mutant
+	for _, m := range mutants {
+		if o, ok := journal.find(m); ok {
+			outcomes[m] = o
+		} else {
+			open = append(open, m)
+		}
+	}
+	fmt.Printf("%d mutants, %d of them known from the log\n", len(mutants), len(outcomes))
+	if len(open) == 0 {
+		return outcomes, nil
+	}
+	dir, err := os.MkdirTemp("", "mutate")
+	if err != nil {
+		return outcomes, err
+	}
+	defer os.RemoveAll(dir)
+	workers := make([]*worker, *jobs)
+	for i := range workers {
+		if workers[i], err = newWorker(library, filepath.Join(dir, strconv.Itoa(i)), stages); err != nil {
+			return outcomes, err
+		}
+	}
+	if err := workers[0].baseline(ctx); err != nil {
+		return outcomes, err
+	}
+	for i, w := range workers {
+		if i > 0 {
+			err = os.CopyFS(w.cache, os.DirFS(workers[0].cache))
+		}
+		if err = errors.Join(err, w.eachCached(w.keep)); err != nil {
+			return outcomes, err
+		}
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	next := make(chan *mutant)
+	var mu sync.Mutex
+	var running sync.WaitGroup
+	for _, w := range workers {
+		running.Go(func() {
+			for m := range next {
+				start := time.Now()
+				result, by, err := w.try(ctx, m)
+				o := outcome{result: result, by: by, took: time.Since(start).Round(100 * time.Millisecond)}
+				mu.Lock()
+				if err == nil {
+					outcomes[m] = o
+					err = journal.add(m, o)
+					fmt.Printf("%d/%d %v: %s %s (%v)\n", len(outcomes), len(mutants), m, o.result, o.by, o.took)
+				}
+				mu.Unlock()
+				if err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for _, m := range open {
+		select {
+		case next <- m:
+		case <-ctx.Done():
+		}
+	}
+	close(next)
+	running.Wait()
+	return outcomes, context.Cause(ctx)
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A stage is a run of the tests of one package.
+type stage struct {
+	name    string
+	in      string // the package's directory in the library
+	args    []string
+	longest time.Duration
+}
+
+// What a mutant can come to, beside the name of the stage that found it.
+const (
+	survived    = "survived"
+	timedOut    = "timeout"
+	notCompiled = "not compiled"
+)
+
+// A worker has a copy of the library to itself, in which it tries one mutant after the other,
+// and a build cache: what is compiled of a mutant is tens of megabytes that are of no use later.
+type worker struct {
+	root, cache, temp string
+	stages            []*stage
+	kept              map[string]bool // of the cache
+}
+
+// newWorker copies the library, so that it may be worked on meanwhile.
+func newWorker(library, dir string, stages []*stage) (*worker, error) {
+	w := &worker{
+		root: filepath.Join(dir, "library"), cache: filepath.Join(dir, "cache"), temp: filepath.Join(dir, "temp"),
+		stages: stages, kept: make(map[string]bool),
+	}
+	return w, filepath.WalkDir(library, func(path string, entry fs.DirEntry, err error) error {
+		relative, _ := filepath.Rel(library, path)
+		switch {
+		case err != nil:
+			return err
+		case entry.Name() == ".git":
+			if entry.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		case entry.IsDir():
+			return os.MkdirAll(filepath.Join(w.root, relative), 0o700)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(w.root, relative), content, 0o600)
+	})
+}
+
+// baseline runs all stages without a mutant, and gives them their time from how long it took.
+func (w *worker) baseline(ctx context.Context) error {
+	for _, s := range w.stages {
+		binary, output, err := w.build(ctx, s)
+		if err != nil {
+			return fmt.Errorf("the library without a mutant does not compile for the %s: %w\n%s", s.name, err, output)
+		}
+		start := time.Now()
+		s.longest = 30 * time.Minute
+		output, err = w.test(ctx, s, binary)
+		took := time.Since(start)
+		if err != nil {
+			return fmt.Errorf("the library without a mutant does not pass the %s: %w\n%s", s.name, err, output)
+		}
+		if strings.Contains(output, "no tests to run") {
+			return fmt.Errorf("the %s are none: %v", s.name, s.args)
+		}
+		s.longest = 3*took + time.Minute
+		fmt.Printf("without a mutant the %s take %v\n", s.name, took.Round(time.Second))
+	}
+	return nil
+}
+
+func (w *worker) eachCached(do func(path string) error) error {
+	return filepath.WalkDir(w.cache, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		return do(path)
+	})
+}
+
+// keep keeps in the cache what is there without a mutant.
+func (w *worker) keep(path string) error {
+	w.kept[path] = true
+	return nil
+}
+
+func (w *worker) forget(path string) error {
+	if w.kept[path] {
+		return nil
+	}
+	return os.Remove(path)
+}
+
+// try puts the mutant in place, and runs the stages until one fails. It returns what the
+// mutant came to, and which test found it. An error means that this is not known.
+func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error) {
+	file := filepath.Join(w.root, m.source.file)
+	if err := os.WriteFile(file, []byte(m.apply()), 0o600); err != nil {
+		return "", "", err
+	}
+	defer func() {
+		err := errors.Join(os.WriteFile(file, []byte(m.source.code), 0o600), w.eachCached(w.forget))
+		if err != nil {
+			panic(err) // the next mutant would be two
+		}
+	}()
+	for _, s := range w.stages {
+		binary, output, err := w.build(ctx, s)
+		if ctx.Err() != nil {
+			return "", "", ctx.Err()
+		}
+		if err != nil && compilerError.MatchString(output) {
+			return notCompiled, "", nil
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("%v: %w\n%s", m, err, output)
+		}
+		output, err = w.test(ctx, s, binary)
+		switch {
+		case ctx.Err() != nil:
+			return "", "", ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded):
+			return timedOut, s.name, nil
+		case err != nil:
+			return s.name, failure(output), nil
+		}
+	}
+	return survived, "", nil
+}
+
+// test runs the tests of a stage. If one fails it has to fail alone too: it may have failed
+// because the machine was busy.
+func (w *worker) test(ctx context.Context, s *stage, binary string) (output string, err error) {
+	output, err = w.run(ctx, s.longest, s.in, binary, s.args...)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return output, err
+	}
+	if test := failedTest.FindStringSubmatch(output); err != nil && test != nil {
+		_, err = w.run(ctx, s.longest, s.in, binary, append(slices.Clip(s.args), "-test.run=^"+test[1]+"$")...)
+	}
+	return output, err
+}
+
+var (
+	compilerError = regexp.MustCompile(`(?m)^\S+\.go:\d+:\d+: `)
+	failedTest    = regexp.MustCompile(`--- FAIL: ([^\s/]+)`)
+	crash         = regexp.MustCompile(`(?m)^(?:panic|fatal error): .*`)
+)
+
+// failure returns what the output says of why the tests failed.
+func failure(output string) string {
+	if test := failedTest.FindStringSubmatch(output); test != nil {
+		return test[1]
+	}
+	if crash := crash.FindString(output); crash != "" {
+		return crash
+	}
+	return "no test's name"
+}
+
+// build compiles the tests of a stage. The paths of the copies are not in them, so that the
+// packages that the mutant does not change are compiled once. Without inlining and without what
+// debuggers need it takes half of the time.
+func (w *worker) build(ctx context.Context, s *stage) (binary, output string, err error) {
+	if err := errors.Join(os.RemoveAll(w.temp), os.MkdirAll(w.temp, 0o700)); err != nil {
+		return "", "", err
+	}
+	binary = filepath.Join(w.temp, "mutant.test")
+	output, err = w.run(ctx, 10*time.Minute, s.in, "go", "test", "-c", "-trimpath", "-vet=off",
+		"-gcflags=-dwarf=false -l", "-ldflags=-s -w", "-o", binary, ".")
+	return binary, output, err
+}
+
+// run runs a command. It ends what the command has started as well, and keeps it from using
+// up the machine's memory, as a mutant may do.
+func (w *worker) run(ctx context.Context, longest time.Duration, in, name string, args ...string) (output string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	file, err := os.Create(filepath.Join(w.temp, "output"))
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	command := exec.CommandContext(ctx, "sh", append([]string{"-c", `ulimit -d 4000000; exec "$@"`, "sh", name}, args...)...)
+	command.Dir = filepath.Join(w.root, in)
+	command.Env = append(os.Environ(), "TMPDIR="+w.temp, "GOCACHE="+w.cache)
+	command.Stdout, command.Stderr = file, file
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	err = command.Run()
+	if command.Process != nil {
+		_ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) // whatever a crash has left
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	start := make([]byte, 1<<20)
+	n, _ := file.ReadAt(start, 0)
+	return string(start[:n]), err
+}
