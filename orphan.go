@@ -36,12 +36,12 @@ type orphan struct {
 	wait  time.Duration // before the next attempt
 }
 
-// refused reports whether Redis said no to a command, so that it is sure to have
-// changed nothing. The errors named here say only that the last of the attempts
+// refused reports whether Redis said no to a command, or there was none to ask, so that it
+// is sure to have changed nothing. The errors named here say only that the last of the attempts
 // that the Redis client made met a server that is not ready; an earlier one may
 // have succeeded, unseen, before the server failed.
 func refused(err error) bool {
-	return answered(err) &&
+	return err == errNoClient || answered(err) &&
 		!redis.IsLoadingError(err) &&
 		!redis.IsReadOnlyError(err) &&
 		!redis.IsMasterDownError(err) &&
