@@ -133,27 +133,24 @@ func TestRefreshes_withoutPipelines(t *testing.T) {
 	<-heard
 }
 
-// What waits for its turn is not sent any more when the context has ended.
+// A refresh does not outlast its context. What waits for its turn then is not sent any more.
 func TestRefreshes_contextEnds(t *testing.T) {
 	test := newRefreshTest(t, own)
-	lock := test.lock("lock")
+	longer, results := refreshed(test.lock("lock"), time.Minute)
+	longer.ttl = time.Hour
 	for _, node := range test.nodes {
 		node.calls = make(chan struct{}, 1)
 		node.calls <- struct{}{}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	refreshed := make(chan error, 1)
-	go func() { refreshed <- lock.Refresh(ctx, time.Hour, nil) }()
-	require.Eventually(t, func() bool {
-		lock.lease.mu.Lock()
-		defer lock.lease.mu.Unlock()
-		return lock.lease.underWay == 1
-	}, 10*time.Second, time.Millisecond)
+	test.refresh(ctx, []refreshing{longer})
 	cancel()
-	require.ErrorIs(t, <-refreshed, context.Canceled)
+	assert.ErrorIs(t, requireResult(test, results).err, context.Canceled)
 	for _, node := range test.nodes {
 		<-node.calls
 	}
 	time.Sleep(50 * time.Millisecond)
-	assert.LessOrEqual(t, test.servers[0].Client().PTTL(t.Context(), "lock").Val(), time.Minute)
+	for _, server := range test.servers {
+		assert.LessOrEqual(t, server.Client().PTTL(t.Context(), "lock").Val(), time.Minute)
+	}
 }
