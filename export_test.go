@@ -47,13 +47,3 @@ func Tasks(client RedisClient) (n int) {
 	forLanesOf(client, func(l *lane) { n += len(l.due) })
 	return n
 }
-
-// TasksUnderWay is how many of them have been sent and not answered.
-func TasksUnderWay(client RedisClient) (n int) {
-	forLanesOf(client, func(l *lane) {
-		for _, t := range l.due {
-			n += min(t.underWay, 1)
-		}
-	})
-	return n
-}

@@ -3,6 +3,7 @@ package redislock_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -20,9 +21,9 @@ type gate struct {
 
 // hold is a closed gate.
 type hold struct {
-	pipelines int // that wait behind it, guarded by the gate's mutex
-	released  chan struct{}
-	err       error // instead of what the server says, once released
+	locks    map[string]bool // by their values, whose scripts wait; guarded by the gate's mutex
+	released chan struct{}
+	err      error // instead of what the server says, once released
 }
 
 func (g *gate) DialHook(next redis.DialHook) redis.DialHook          { return next }
@@ -30,33 +31,36 @@ func (g *gate) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return ne
 
 func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		for _, cmd := range cmds {
-			if err := g.pass(cmd); err != nil {
+		if h := g.stop(cmds); h != nil {
+			<-h.released
+			if h.err != nil {
 				for _, cmd := range cmds {
-					cmd.SetErr(err)
+					cmd.SetErr(h.err)
 				}
-				return err
+				return h.err
 			}
 		}
 		return next(ctx, cmds)
 	}
 }
 
-func (g *gate) pass(cmd redis.Cmder) error {
-	if len(cmd.Args()) < 2 {
-		return nil
-	}
-	digest, _ := cmd.Args()[1].(string)
+// stop returns the closed gate that a pipeline has to wait at, if there is one.
+func (g *gate) stop(cmds []redis.Cmder) (at *hold) {
 	g.mu.Lock()
-	h := g.shut[redislock.ScriptName(digest)]
-	if h == nil {
-		g.mu.Unlock()
-		return nil
+	defer g.mu.Unlock()
+	for _, cmd := range cmds {
+		args := cmd.Args() // a command, a digest, how many keys, the keys, the value
+		if len(args) < 3 {
+			continue
+		}
+		digest, _ := args[1].(string)
+		keys, _ := args[2].(int)
+		if h := g.shut[redislock.ScriptName(digest)]; h != nil {
+			h.locks[fmt.Sprint(args[3+keys])] = true
+			at = h
+		}
 	}
-	h.pipelines++
-	g.mu.Unlock()
-	<-h.released
-	return h.err
+	return at
 }
 
 // close holds back that script from now on, until it is opened; what is held back then
@@ -67,7 +71,7 @@ func (g *gate) close(script string) *hold {
 	if g.shut == nil {
 		g.shut = make(map[string]*hold)
 	}
-	h := &hold{released: make(chan struct{})}
+	h := &hold{locks: make(map[string]bool), released: make(chan struct{})}
 	g.shut[script] = h
 	return h
 }
@@ -78,13 +82,13 @@ func (g *gate) open(script string) {
 	delete(g.shut, script)
 }
 
-// await waits until so many pipelines are held back.
-func (g *gate) await(t testing.TB, h *hold, pipelines int) {
+// await waits until the scripts of so many locks are held back.
+func (g *gate) await(t testing.TB, h *hold, locks int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		return h.pipelines >= pipelines
+		return len(h.locks) >= locks
 	}, 10*time.Second, time.Millisecond)
 }
 

@@ -340,7 +340,7 @@ func TestScheduler_startedAgainDuringAnAttempt(t *testing.T) {
 	awaitChannels(t, rdb, waiters)
 
 	asks := gate.close("ask")
-	require.Eventually(t, func() bool { return redislock.TasksUnderWay(client) == waiters }, 10*time.Second, time.Millisecond)
+	gate.await(t, asks, waiters)
 	leaves := gate.close("leave")
 	cancel()
 	gate.await(t, leaves, 1)
