@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -30,14 +31,12 @@ type lease struct {
 	refreshed  time.Duration // since epoch: when the TTL was last set for sure
 	validUntil time.Duration // since epoch
 	cause      error         // why the lease has ended; nil: it has not
-	alarm      *alarm        // nil until somebody wants to be told of the end
+	extras     *extras       // nil until there are any
 
 	// Refreshes that are under way, and the shortest TTL among those that overlapped since
 	// there was none.
 	shortestTTL time.Duration
 	underWay    int32
-	stragglers  []straggler
-	answered    time.Duration // since epoch: when a refresh last was
 }
 
 // A straggler is a refresh that has ended, of which a command may yet come into effect: it was
@@ -48,17 +47,32 @@ type straggler struct {
 	until time.Duration // since epoch: what is sent after that comes behind it
 }
 
-// slowReply is the least time that a reply takes if the command was sent more than once: Redis
-// clients wait between attempts.
-const slowReply = 5 * time.Millisecond
+type stragglers struct {
+	all      []straggler
+	answered time.Duration // since epoch: when a refresh last was
+}
 
-// An alarm tells of the end of a lease.
-type alarm struct {
-	ctx     context.Context // canceled at the end
-	cancel  context.CancelCauseFunc
-	timer   *time.Timer   // rings at validUntil
-	failure error         // of refreshes, since one succeeded
-	idle    chan struct{} // closed once no refresh is under way; nil: nobody waits
+// slowReply is how late a reply is at the least if the Redis client may have sent the command
+// more than once, so that a copy of it may be under way yet.
+const slowReply = 50 * time.Millisecond
+
+// extras are what only some leases have: those whose end somebody wants to be told of, and
+// those of which a refresh has met with trouble.
+type extras struct {
+	ctx    context.Context // canceled at the end; nil until somebody wants to be told of it
+	cancel context.CancelCauseFunc
+	alarm  *time.Timer // rings at validUntil
+
+	failure    error         // of refreshes, since one succeeded
+	idle       chan struct{} // closed once no refresh is under way; nil: nobody waits
+	stragglers *stragglers   // nil: there have been none
+}
+
+func (l *lease) addExtras() *extras {
+	if l.extras == nil {
+		l.extras = &extras{}
+	}
+	return l.extras
 }
 
 // validity is how long a lock may be believed in, from the moment that the
@@ -70,7 +84,7 @@ func validity(ttl time.Duration) time.Duration {
 
 // begin notes when the command that took the lock was sent, or is about to be.
 func (l *lease) begin(sent, ttl time.Duration) {
-	l.refreshed, l.answered = sent, sent
+	l.refreshed = sent
 	l.validUntil = sent + validity(ttl)
 }
 
@@ -93,12 +107,8 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 	if l.underWay == 0 || ttl < l.shortestTTL {
 		l.shortestTTL = ttl
 	}
-	l.stragglers = slices.DeleteFunc(l.stragglers, func(s straggler) bool {
-		// Time alone does not tell: while Redis is silent nothing comes into effect.
-		return s.until < sent && l.answered >= s.until-orphanGrace
-	})
-	for _, s := range l.stragglers {
-		l.shortestTTL = min(l.shortestTTL, s.ttl)
+	if l.extras != nil && l.extras.stragglers != nil {
+		l.shortestTTL = min(l.shortestTTL, l.extras.stragglers.shortestTTL(sent))
 	}
 	l.underWay++
 	return sent, true
@@ -122,15 +132,15 @@ func (l *lease) endRefresh(sent, ttl time.Duration, err error, everywhere bool) 
 	if err == nil && l.cause == nil {
 		_, expired = l.expireLocked()
 	}
-	if l.alarm == nil {
+	if l.extras == nil {
 		return l.cause, expired
 	}
 	if l.refreshed <= sent {
-		l.alarm.failure = err
+		l.extras.failure = err
 	}
-	if l.underWay == 0 && l.alarm.idle != nil {
-		close(l.alarm.idle)
-		l.alarm.idle = nil
+	if l.underWay == 0 && l.extras.idle != nil {
+		close(l.extras.idle)
+		l.extras.idle = nil
 	}
 	return l.cause, expired
 }
@@ -140,31 +150,50 @@ func (l *lease) noteStraggler(sent, ttl time.Duration, err error, everywhere boo
 	now := sinceEpoch()
 	unanswered := err != nil && err != ErrNotObtained && !refused(err)
 	if unanswered || !everywhere || now-sent >= slowReply {
-		l.stragglers = append(l.stragglers, straggler{ttl, now + orphanGrace})
+		extras := l.addExtras()
+		if extras.stragglers == nil {
+			extras.stragglers = &stragglers{answered: math.MinInt64}
+		}
+		extras.stragglers.all = append(extras.stragglers.all, straggler{ttl, now + orphanGrace})
 	}
-	if !unanswered {
-		l.answered = now
+	if !unanswered && l.extras != nil && l.extras.stragglers != nil {
+		l.extras.stragglers.answered = now
 	}
+}
+
+// shortestTTL is the shortest of those that may come into effect after what is sent at that
+// time. It forgets the others.
+func (s *stragglers) shortestTTL(sent time.Duration) time.Duration {
+	s.all = slices.DeleteFunc(s.all, func(r straggler) bool {
+		// Time alone does not tell: while Redis is silent nothing comes into effect.
+		return r.until < sent && s.answered >= r.until-orphanGrace
+	})
+	shortest := time.Duration(math.MaxInt64)
+	for _, r := range s.all {
+		shortest = min(shortest, r.ttl)
+	}
+	return shortest
 }
 
 // wind sets the alarm to validUntil, with mu held.
 func (l *lease) wind() {
-	if l.alarm != nil {
-		l.alarm.timer.Reset(l.validUntil - sinceEpoch())
+	if l.extras != nil && l.extras.alarm != nil {
+		l.extras.alarm.Reset(l.validUntil - sinceEpoch())
 	}
 }
 
 // awaitRefreshes waits until no refresh is under way, or ctx ends.
 func (l *lease) awaitRefreshes(ctx context.Context) {
 	l.mu.Lock()
-	if l.underWay == 0 || l.alarm == nil {
+	if l.underWay == 0 {
 		l.mu.Unlock()
 		return
 	}
-	if l.alarm.idle == nil {
-		l.alarm.idle = make(chan struct{})
+	extras := l.addExtras()
+	if extras.idle == nil {
+		extras.idle = make(chan struct{})
 	}
-	idle := l.alarm.idle
+	idle := extras.idle
 	l.mu.Unlock()
 	select {
 	case <-idle:
@@ -192,9 +221,9 @@ func (l *lease) endLocked(cause error) bool {
 	}
 	l.cause = cause
 	l.validUntil = min(l.validUntil, sinceEpoch())
-	if l.alarm != nil {
-		l.alarm.timer.Stop()
-		l.alarm.cancel(cause)
+	if l.extras != nil && l.extras.ctx != nil {
+		l.extras.alarm.Stop()
+		l.extras.cancel(cause)
 	}
 	return true
 }
@@ -212,8 +241,8 @@ func (l *lease) expireLocked() (cause error, expired bool) {
 		return nil, false
 	}
 	since := epoch.Add(l.refreshed).Format("15:04:05.000")
-	if l.alarm != nil && l.alarm.failure != nil {
-		cause = fmt.Errorf("%w: not refreshed since %s because of: %w", ErrLockNotHeld, since, l.alarm.failure)
+	if l.extras != nil && l.extras.failure != nil {
+		cause = fmt.Errorf("%w: not refreshed since %s because of: %w", ErrLockNotHeld, since, l.extras.failure)
 	} else {
 		cause = fmt.Errorf("%w: not refreshed since %s", ErrLockNotHeld, since)
 	}
@@ -224,16 +253,16 @@ func (l *lease) expireLocked() (cause error, expired bool) {
 func (l *Lock) ended() context.Context {
 	l.lease.mu.Lock()
 	defer l.lease.mu.Unlock()
-	if l.lease.alarm == nil {
-		ctx, cancel := context.WithCancelCause(context.Background())
-		l.lease.alarm = &alarm{ctx: ctx, cancel: cancel}
+	extras := l.lease.addExtras()
+	if extras.ctx == nil {
+		extras.ctx, extras.cancel = context.WithCancelCause(context.Background())
 		if l.lease.cause != nil {
-			cancel(l.lease.cause)
+			extras.cancel(l.lease.cause)
 		} else {
-			l.lease.alarm.timer = time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)
+			extras.alarm = time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)
 		}
 	}
-	return l.lease.alarm.ctx
+	return extras.ctx
 }
 
 func (l *Lock) ring() {

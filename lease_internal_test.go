@@ -57,7 +57,7 @@ func TestLease_refresh(t *testing.T) {
 		},
 		"slow, and sent again": {
 			{at: 0, begin: 1, ttl: 10 * second, want: 9900 * time.Millisecond},
-			{at: 5 * time.Millisecond, end: 1, ok: true, want: 9900 * time.Millisecond},
+			{at: slowReply, end: 1, ok: true, want: 9900 * time.Millisecond},
 			{at: 3 * second, begin: 2, ttl: 100 * second, want: 9900 * time.Millisecond},
 			{at: 3 * second, end: 2, ok: true, want: 12900 * time.Millisecond},
 			{at: 4 * second, begin: 3, ttl: 100 * second, want: 12900 * time.Millisecond},
@@ -75,9 +75,7 @@ func TestLease_refresh(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start := sinceEpoch()
-				var lease lease
-				lease.begin(start, 0)
-				lease.validUntil = start + 50*second
+				lease := lease{validUntil: start + 50*second}
 				sent, ttls := map[int]time.Duration{}, map[int]time.Duration{}
 				for i, step := range steps {
 					time.Sleep(step.at - (sinceEpoch() - start))

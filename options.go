@@ -35,8 +35,9 @@ type Options struct {
 	//     because an earlier call may hold it. A quorum gives back what the failed call
 	//     took and the token had not held before, on the nodes that answered. FairQueue
 	//     passes on what it handed to just that call.
-	//   - A Release that was not answered may still be on its way, and then releases the
-	//     lock that the token has obtained since.
+	//   - A Release that was not answered, or so late that the Redis client had sent it
+	//     again, may still be on its way, and then releases the lock that the token has
+	//     obtained since.
 	//   - A Refresh that was not answered, or not by all nodes of a quorum, may be on its
 	//     way for seconds more, and then gives its TTL, also a shorter one, to the lock that
 	//     the token has obtained since. The refreshes of a TickWatchdog never shorten it.
@@ -83,11 +84,11 @@ func (o *Options) retryStrategy() RetryStrategy {
 	return o.RetryStrategy
 }
 
-func (o *Options) minReplicas() int32 {
+func (o *Options) minReplicas() int16 {
 	if o == nil {
 		return 0
 	}
-	return int32(min(o.MinReplicas, math.MaxInt32))
+	return int16(min(o.MinReplicas, math.MaxInt16))
 }
 
 var discardLogger = slog.New(slog.DiscardHandler)

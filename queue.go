@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -117,11 +118,15 @@ type waiter struct {
 	failed     bool          // whether they do
 	asks       int           // under way from the lane
 	left       chan struct{} // closed once the leaving was answered
-	straying   time.Duration // since epoch: until when an ask that was not answered may yet come
+	strays     bool          // whether an ask that has ended may yet come into effect
+	strayUntil time.Duration // since epoch: what is sent and answered after that comes behind it
 	lingers    time.Duration // since epoch: until when the waiter leaves again
 	until      time.Duration // since epoch: when leaving is given up
 	retry      time.Duration // the last wait because of a failure, or to leave again
 }
+
+// untilAnswered is a time that is set when Redis answers.
+const untilAnswered = time.Duration(math.MaxInt64)
 
 type waiterState int
 
@@ -142,13 +147,11 @@ type turn struct {
 }
 
 func newWaiter(lock *Lock, ttl time.Duration, opt *Options) *waiter {
-	now := sinceEpoch()
 	w := &waiter{
-		keys:     queueKeys(lock.keys[0]),
-		ttl:      ttl.Truncate(time.Millisecond),
-		since:    now,
-		straying: now,
-		turn:     make(chan turn, 1),
+		keys:  queueKeys(lock.keys[0]),
+		ttl:   ttl.Truncate(time.Millisecond),
+		since: sinceEpoch(),
+		turn:  make(chan turn, 1),
 	}
 	w.task = newTask(w, lock, askInterval, 2*askInterval)
 	if opt.FenceKey != "" {
@@ -233,17 +236,14 @@ func (w *waiter) fail(ctx context.Context, err error) (canceled bool, _ error) {
 func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
 	call := w.askCall()
 	reply, err := w.lock.run(ctx, call.script, call.keys, call.args...)
-	if err != nil {
-		waiting.mu.Lock()
-		defer waiting.mu.Unlock()
-		w.stray(err)
-		return false, err
-	}
-	if reply <= 0 {
-		waiting.mu.Lock()
-		defer waiting.mu.Unlock()
+	waiting.mu.Lock()
+	w.stray(call.sent, err)
+	if err == nil && reply <= 0 {
 		w.wait(call.sent, reply)
-		return false, nil
+	}
+	waiting.mu.Unlock()
+	if err != nil || reply <= 0 {
+		return false, err
 	}
 	return w.hold(ctx, call.sent, reply)
 }
@@ -439,7 +439,10 @@ func (w *waiter) leave() {
 	w.unlist(leaving)
 	now := sinceEpoch()
 	w.until = now + orphanTimeout
-	w.lingers = max(now, w.straying)
+	w.lingers = now
+	if w.strays {
+		w.lingers = untilAnswered
+	}
 	w.retry = 0
 	if w.left == nil {
 		w.left = make(chan struct{})
@@ -494,7 +497,7 @@ func (w *waiter) end(call call, reply int64, err error) {
 func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 	waiting.mu.Lock()
 	w.asks--
-	w.stray(err)
+	w.stray(sent, err)
 	state := w.state
 	switch state {
 	case queued:
@@ -513,11 +516,16 @@ func (w *waiter) endAsk(sent time.Duration, reply int64, err error) {
 	}
 }
 
-// stray notes, with waiting.mu held, that an ask may yet come if it has failed so. That may
-// be when the lock has been obtained by another, and released: it would be taken for nobody.
-func (w *waiter) stray(err error) {
-	if err != nil && !refused(err) {
-		w.straying = sinceEpoch() + orphanGrace
+// stray notes, with waiting.mu held, that an ask may yet come if it was not answered, or late.
+// That may be when the lock has been obtained by another, and released: it would be taken for
+// nobody.
+func (w *waiter) stray(sent time.Duration, err error) {
+	now := sinceEpoch()
+	switch {
+	case err != nil && !refused(err) || now-sent >= slowReply:
+		w.strays, w.strayUntil = true, now+orphanGrace
+	case sent > w.strayUntil:
+		w.strays = false
 	}
 }
 
@@ -526,7 +534,7 @@ func (w *waiter) released() {
 	w.forget()
 	waiting.mu.Lock()
 	first := w.state == served // a second release must not stop the leaving
-	asked := w.asked || sinceEpoch() < w.straying
+	asked := w.asked || w.strays
 	if first {
 		w.state = gone
 	}
@@ -578,6 +586,9 @@ func (w *waiter) endLeave(err error) {
 	}
 	now := sinceEpoch()
 	final := err != nil && (refused(err) || errors.Is(err, redis.ErrClosed))
+	if err == nil && w.lingers == untilAnswered {
+		w.lingers = now + orphanGrace // while Redis is silent an ask that strays waits, too
+	}
 	over := now >= w.until || final || err == nil && now >= w.lingers
 	if over {
 		w.unlist(gone)

@@ -268,6 +268,7 @@ func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt 
 		return c.quorum.try(ctx, lock, ttl)
 	}
 	held, err := lock.take(ctx, ttl, opt, again)
+	lock.repeated = sinceEpoch()-lock.lease.refreshed >= slowReply
 	switch {
 	case isUnconfirmed(err):
 		lock.releaseFailed(ctx, ttl)
@@ -278,6 +279,9 @@ func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt 
 		}
 		return nil, err
 	case !held:
+		if lock.repeated {
+			lock.releaseOrphan(ttl)
+		}
 		return nil, nil
 	case lock.lease.remaining() <= 0:
 		// The reply was so long in coming that the lock may be gone already.
@@ -376,13 +380,17 @@ type Lock struct {
 	value    any // a string, token and metadata: boxed once for all commands
 	tokenLen int32
 
-	minReplicas int32 // that have to confirm what sets the TTL
+	minReplicas int16 // that have to confirm what sets the TTL
 
 	// unique is whether the value was made for this lock alone. Nobody else can hold by
 	// it then, so that the key may be deleted by it at any time. Whatever deletes on its
 	// own account, or goes on deleting after its caller was answered, has to look: by a
 	// custom token the lock may be held before, or again.
 	unique bool
+
+	// repeated is whether the command that took the lock may have been sent more than once, and
+	// a copy of it be under way.
+	repeated bool
 
 	fence  int64
 	lease  lease
@@ -545,9 +553,12 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 // Refresh gives the lock a new TTL that begins now, longer or shorter than what
 // is left of the old one. If Redis does not answer it tries again as
 // opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
-// they do in [Client.Obtain]. A refresh that was not answered may take effect within the
-// next 3 seconds: if its TTL was shorter than that of one that succeeds meanwhile,
-// [Lock.ValidUntil] goes by the shorter.
+// they do in [Client.Obtain].
+//
+// A refresh may take effect again within the next 3 seconds if its reply took long, so that
+// the Redis client may have sent it twice, or if it was not answered, on a quorum not by all
+// nodes. If its TTL was shorter than that of one that succeeds meanwhile, [Lock.ValidUntil]
+// goes by the shorter.
 //
 // Errors:
 //
@@ -700,6 +711,9 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 	}
 	if err != nil {
 		return endedBy(ctx, err)
+	}
+	if l.repeated {
+		l.releaseOrphan(orphanTimeout)
 	}
 	if !held {
 		return false, ErrLockNotHeld

@@ -46,8 +46,8 @@ type task struct {
 
 	lane     *lane
 	due      time.Duration // since epoch; atOnce does not wait for others
-	index    int           // in lane.due; -1 outside
-	underWay int           // attempts
+	index    int32         // in lane.due; -1 outside
+	underWay int32         // attempts
 }
 
 const atOnce = time.Duration(math.MinInt64 / 2) // so that sums do not overflow
@@ -93,7 +93,7 @@ func (t *task) hasten(due time.Duration) {
 		return
 	}
 	t.due = due
-	heap.Fix(&t.lane.due, t.index)
+	heap.Fix(&t.lane.due, int(t.index))
 	if t.index == 0 {
 		t.lane.rouse()
 	}
@@ -105,7 +105,7 @@ func (t *task) stop() bool {
 	if t.index < 0 {
 		return false
 	}
-	heap.Remove(&t.lane.due, t.index)
+	heap.Remove(&t.lane.due, int(t.index))
 	if len(t.lane.due) == 0 {
 		t.lane.rouse() // to end
 	}
@@ -276,7 +276,7 @@ func (a attempt) end(r result) {
 	if a.index >= 0 { // not stopped meanwhile
 		if due, ok := a.job.next(a.call, r.err); ok {
 			a.due = due
-			heap.Fix(&a.lane.due, a.index)
+			heap.Fix(&a.lane.due, int(a.index))
 		}
 	}
 	a.landed()
@@ -348,12 +348,12 @@ func (h tasks) Less(i, j int) bool { return h[i].latest() < h[j].latest() }
 
 func (h tasks) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
+	h[i].index, h[j].index = int32(i), int32(j)
 }
 
 func (h *tasks) Push(x any) {
 	t := x.(*task)
-	t.index = len(*h)
+	t.index = int32(len(*h))
 	*h = append(*h, t)
 }
 

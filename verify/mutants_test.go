@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -18,41 +19,45 @@ var withMutants = flag.Bool("mutants", false, "break the library on purpose and 
 // A mutant is a deliberate bug: in a copy of the library old is replaced by new.
 type mutant struct {
 	name, file, old, new string
+	also                 edit   // of the same file; may be empty
 	verify               bool   // whether this module's tests find out, else the library's
 	tests                string // that do
+	simulated            bool   // the simulation finds out, too
 }
+
+type edit struct{ old, new string }
 
 var mutants = []mutant{
 	{
 		name: "release does not compare the value", file: "lua/release.lua",
 		old: "if redis.call('get', KEYS[i]) == ARGV[1] then", new: "if true then",
-		verify: true, tests: "Faults/one_server$/none",
+		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "release of a queue does not compare the value", file: "lua/queue_release.lua",
 		old: "if redis.call('get', KEYS[1]) ~= ARGV[1] then", new: "if false then",
-		verify: true, tests: "Faults/one_server$/none",
+		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "refresh does not compare the value", file: "lua/refresh.lua",
 		old: "if redis.call('get', key) ~= ARGV[1] then", new: "if false then",
-		tests: "Refresh",
+		tests: "Refresh", simulated: true,
 	},
 	{
 		// Nobody sees in which order one script does it; so it is the next that sets.
 		name: "handover publishes before it sets", file: "lua/queue.lua",
 		old: "			redis.call('set', KEYS[1], value, 'px', ttl)\n", new: "			redis.call('del', KEYS[1])\n",
-		verify: true, tests: "Faults/one_server$/none",
+		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "queue does not skip the dead", file: "lua/queue.lua",
 		old: "if listeners(channel) == 0 then", new: "if false then",
-		tests: "FairQueue_processKilled",
+		tests: "FairQueue_processKilled", simulated: true,
 	},
 	{
 		name: "queue does not skip those that have not been heard of", file: "lua/queue.lua",
 		old: "if alive and tonumber(alive) >= time() then", new: "if alive then",
-		tests: "FairQueue_notHeardOf",
+		tests: "FairQueue_notHeardOf", simulated: true,
 	},
 	{
 		name: "queue tells whom it skips", file: "lua/queue.lua",
@@ -62,12 +67,12 @@ var mutants = []mutant{
 	{
 		name: "lease is longer than the TTL", file: "lease.go",
 		old: "return ttl - ttl/100", new: "return 2 * ttl",
-		verify: true, tests: "Faults/one_server$/none",
+		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "Done closes late by a TTL", file: "lease.go",
 		old: "time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)", new: "time.AfterFunc(l.lease.validUntil-sinceEpoch()+time.Second, l.ring)",
-		verify: true, tests: "Faults/one_server$/none",
+		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "watchdog swallows a loss", file: "watchdog.go",
@@ -77,7 +82,7 @@ var mutants = []mutant{
 	{
 		name: "quorum of n/2", file: "quorum.go",
 		old: "return len(q.nodes)/2 + 1", new: "return len(q.nodes) / 2",
-		verify: true, tests: "Faults/quorum_of_five/none",
+		verify: true, tests: "Faults/quorum_of_five/none", simulated: true,
 	},
 	{
 		name: "healing brings back a released lock", file: "lua/quorum_heal.lua",
@@ -87,12 +92,12 @@ var mutants = []mutant{
 	{
 		name: "fencing token is not increased", file: "lua/obtain_multi.lua",
 		old: "redis.call('incrby', KEYS[#KEYS], new)", new: "redis.call('incrby', KEYS[#KEYS], 0)",
-		verify: true, tests: "Faults/one_server$/none",
+		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "fencing token is not increased in a queue", file: "lua/queue_ask.lua",
 		old: "redis.call('incrby', KEYS[4], new)", new: "redis.call('incrby', KEYS[4], 0)",
-		verify: true, tests: "Faults/one_server$/none",
+		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "replicas that have not confirmed count", file: "replicas.go",
@@ -112,42 +117,83 @@ var mutants = []mutant{
 	{
 		name: "orphans of custom tokens are released", file: "orphan.go",
 		old: "if !l.unique || l.Client == nil {", new: "if l.Client == nil {",
-		tests: "customTokenIsLeftAlone",
+		tests: "customTokenIsLeftAlone", simulated: true,
 	},
 	{
 		name: "releases by custom tokens are repeated", file: "redislock.go",
 		old: "	if l.unique {\n		deleting", new: "	if true {\n		deleting",
-		tests: "Release_customTokenIsNotRepeated",
+		tests: "Release_customTokenIsNotRepeated", simulated: true,
 	},
 	{
 		name: "leaving does not tell calls of one token apart", file: "lua/queue_leave.lua",
 		old: "string.match(entry, before .. '([^:]*):') == id", new: "string.match(entry, before .. '([^:]*):') ~= nil",
-		tests: "FairQueue_customToken",
+		tests: "FairQueue_customToken", simulated: true,
 	},
 	{
 		name: "an undo does not see that the key was obtained again", file: "lua/quorum_undo.lua",
 		old: "if redis.call('get', mark) == ARGV[2] then", new: "if true then",
-		tests: "Quorum_customTokenIsUndone",
+		tests: "Quorum_customTokenIsUndone", simulated: true,
 	},
 	{
 		name: "a late reply to a refresh is believed", file: "redislock.go",
 		old: "case err == nil && cause != nil:", new: "case false:",
-		tests: "Refresh_",
+		tests: "Refresh_", simulated: true,
 	},
 	{
 		name: "a refresh that was not answered is forgotten", file: "lease.go",
 		old: "if unanswered || !everywhere || now-sent >= slowReply {", new: "if false {",
-		tests: "Lease_straggler",
+		tests: "Lease_straggler", simulated: true,
 	},
 	{
 		name: "a late ask shortens the TTL", file: "lua/queue_ask.lua",
 		old: "if waited > 0 or ARGV[3] == '' then", new: "if false then",
-		tests: "FairQueue_lateAsk",
+		tests: "FairQueue_lateAsk", simulated: true,
 	},
 	{
 		name: "a second release stops the leaving", file: "queue.go",
 		old: "first := w.state == served", new: "first := true",
 		tests: "FairQueue_secondRelease",
+	},
+	{
+		name: "a stopped task goes to another lane while an attempt is under way", file: "scheduler.go",
+		old: "if len(l.due) == 0 && l.underWay == 0 {", new: "if len(l.due) == 0 {",
+		also:  edit{"	if t.underWay == 0 {\n		t.lane = openLane", "	if true {\n		t.lane = openLane"},
+		tests: "Scheduler_startedAgain", simulated: true,
+	},
+	{
+		name: "asks of those that have left are not undone", file: "queue.go",
+		old: "	if state == leaving || state == gone {\n		w.leave()", new: "	if false {\n		w.leave()",
+		tests: "FairQueue_strayAsk", simulated: true,
+	},
+	{
+		name: "a subscription is never checked", file: "inbox.go",
+		old: "if !heard.Load() {", new: "if false {",
+		tests: "FairQueue_halfOpen", simulated: true,
+	},
+	{
+		name: "no other connection is tried", file: "scheduler.go",
+		old: "		t.due = now + t.patience\n", new: "		t.due = now + time.Hour\n",
+		tests: "Scheduler_", simulated: true,
+	},
+	{
+		name: "order follows a clock that was set back", file: "lua/queue_ask.lua",
+		old: "since = math.max(since, tonumber(last or 0) + 1)", new: "since = since",
+		tests: "FairQueue_clock", simulated: true,
+	},
+	{
+		name: "an obtained lock may have expired", file: "redislock.go",
+		old: "case lock.lease.remaining() <= 0:", new: "case false:",
+		tests: "Obtain_replyTooLate", simulated: true,
+	},
+	{
+		name: "the TTL of a lock that was handed over counts from the message", file: "queue.go",
+		old: "stale := sinceEpoch()-turn.sent > w.ttl/10", new: "turn.sent = sinceEpoch()\n	stale := false",
+		tests: "FairQueue_", simulated: true,
+	},
+	{
+		name: "an orphan is released once", file: "orphan.go",
+		old: "final := err != nil", new: "final := err == nil || err != nil",
+		tests: "Orphan|orphan", simulated: true,
 	},
 	{
 		name: "short intervals wait for long ones", file: "scheduler.go",
@@ -163,30 +209,57 @@ func TestMutants(t *testing.T) {
 	for _, mutant := range mutants {
 		t.Run(mutant.name, func(t *testing.T) {
 			t.Parallel()
-			root := t.TempDir()
-			copyLibrary(t, root)
-			mutant.apply(t, root)
-			// Without paths, so that what is not broken is built once for all copies.
-			command := exec.Command("go", "test", "-trimpath", "-vet=off", "-count=1", "-run", mutant.tests, ".")
-			command.Dir = root
 			if mutant.verify {
-				command.Dir = filepath.Join(root, "verify")
-				command.Args = append(command.Args, "-duration", "6s", "-pictures", t.TempDir())
+				mutant.requireFound(t, "verify", mutant.tests, "-duration", "6s", "-pictures", t.TempDir())
+			} else {
+				mutant.requireFound(t, ".", mutant.tests)
 			}
-			output, err := command.CombinedOutput()
-			assert.Error(t, err, "the mutant survived %s", mutant.tests)
-			assert.Contains(t, string(output), "--- FAIL: ", "it failed otherwise than by a test")
 		})
 	}
 }
 
+// TestMutants_simulated has the simulation find the bugs that are about time or order.
+func TestMutants_simulated(t *testing.T) {
+	if !*withMutants {
+		t.Skip("takes many minutes: give -mutants to run it")
+	}
+	for _, mutant := range mutants {
+		if mutant.simulated {
+			t.Run(mutant.name, func(t *testing.T) {
+				t.Parallel()
+				mutant.requireFound(t, "verify", "Simulation", "-simulated", "24h", "-pictures", t.TempDir())
+			})
+		}
+	}
+}
+
+// requireFound requires that tests of a module in a copy of the library fail with the mutant.
+func (m mutant) requireFound(t *testing.T, module, tests string, flags ...string) {
+	root := t.TempDir()
+	copyLibrary(t, root)
+	m.apply(t, root)
+	// Without paths, so that what is not broken is built once for all copies.
+	command := exec.Command("go", "test", "-trimpath", "-vet=off", "-count=1", "-run", tests, ".")
+	command.Dir = filepath.Join(root, module)
+	command.Args = append(command.Args, flags...)
+	output, err := command.CombinedOutput()
+	assert.Error(t, err, "the mutant survived %s", tests)
+	assert.Regexp(t, "--- FAIL: |panic: ", string(output), "it failed otherwise than by a test")
+	t.Logf("%s", regexp.MustCompile(`(?m)^.*(: ".*" at |panic: |times as fast).*$`).FindAll(output, 3))
+}
+
 func (m mutant) apply(t *testing.T, root string) {
 	file := filepath.Join(root, m.file)
-	source, err := os.ReadFile(file)
+	content, err := os.ReadFile(file)
 	require.NoError(t, err)
-	require.Equal(t, 1, strings.Count(string(source), m.old), "in %s there should be once:\n%s", m.file, m.old)
-	mutated := strings.Replace(string(source), m.old, m.new, 1)
-	require.NoError(t, os.WriteFile(file, []byte(mutated), 0o600))
+	source := string(content)
+	for _, e := range []edit{{m.old, m.new}, m.also} {
+		if e.old != "" {
+			require.Equal(t, 1, strings.Count(source, e.old), "in %s there should be once:\n%s", m.file, e.old)
+			source = strings.Replace(source, e.old, e.new, 1)
+		}
+	}
+	require.NoError(t, os.WriteFile(file, []byte(source), 0o600))
 }
 
 // copyLibrary copies the library and this module.
