@@ -1,0 +1,327 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// A simProcess is a program that uses locks: clients of its own, on links of its own.
+type simProcess struct {
+	s        *simulation
+	links    []*simLink // to each server
+	clients  []*redis.Client
+	locker   *redislock.Client
+	watchdog *redislock.TickWatchdog
+	ctx      context.Context // ends with the process
+	kill     context.CancelFunc
+	workers  sync.WaitGroup
+	dead     atomic.Bool
+
+	// Guarded by the mutex of the simulation.
+	started   time.Time
+	disturbed time.Time // until when something keeps it from what the library promises
+	late      time.Time // until when commands of it may be late
+	died      time.Time
+	machine   bool // died as well
+}
+
+func (s *simulation) startProcess(number int) *simProcess {
+	p := &simProcess{s: s, started: time.Now(), watchdog: redislock.NewTickWatchdog(0)}
+	p.ctx, p.kill = context.WithCancel(context.Background())
+	for _, server := range s.servers {
+		link := newSimLink(server.serve, s.newRandom())
+		p.links = append(p.links, link)
+		p.clients = append(p.clients, redis.NewClient(&redis.Options{
+			Addr:                  simAddr{}.String(),
+			Dialer:                link.dial,
+			PoolSize:              1000, // so that nobody waits for a connection
+			ReadTimeout:           simPatience,
+			WriteTimeout:          simPatience,
+			ContextTimeoutEnabled: number%2 == 0,
+			DisableIdentity:       true,
+			MaintNotificationsConfig: &maintnotifications.Config{
+				Mode: maintnotifications.ModeDisabled,
+			},
+		}))
+	}
+	if len(p.clients) == 1 {
+		p.locker = redislock.New(p.clients[0])
+	} else {
+		var clients []redislock.RedisClient
+		for _, client := range p.clients {
+			clients = append(clients, client)
+		}
+		p.locker = redislock.NewQuorum(clients...)
+	}
+	for i := range workersOfAProcess {
+		w := &simWorker{p: p, s: s, number: number*workersOfAProcess + i, random: s.newRandom()}
+		p.workers.Go(w.work)
+	}
+	return p
+}
+
+// die ends the process. If its machine goes on it closes the connections; else nobody hears
+// of it any more.
+func (p *simProcess) die(machine bool) {
+	p.dead.Store(true)
+	p.s.mu.Lock()
+	p.died, p.machine = time.Now(), machine
+	p.s.mu.Unlock()
+	for _, link := range p.links {
+		if !machine {
+			link.each((*simConn).cut)
+		}
+		link.unplug()
+	}
+	p.kill()
+}
+
+// bury waits until nothing of a process that died is left.
+func (p *simProcess) bury() {
+	p.workers.Wait()
+	p.s.forget(p)
+	p.close()
+	time.Sleep(simKeepAlive)
+	for _, link := range p.links {
+		link.each((*simConn).cut)
+	}
+}
+
+func (p *simProcess) close() {
+	p.watchdog.Stop()
+	for _, client := range p.clients {
+		_ = client.Close()
+	}
+}
+
+// A simWorker obtains one lock after the other.
+type simWorker struct {
+	s      *simulation
+	p      *simProcess
+	number int
+	random *rand.Rand
+	tokens int // of its own that it has used
+	token  string
+}
+
+func (w *simWorker) chance(percent int) bool { return w.random.IntN(100) < percent }
+
+func (w *simWorker) upTo(d time.Duration) time.Duration {
+	return time.Duration(w.random.Int64N(int64(d)))
+}
+
+func (w *simWorker) work() {
+	w.newToken()
+	for w.sleep(w.upTo(time.Second)) {
+		w.turn(w.s.styles[w.random.IntN(len(w.s.styles))])
+	}
+}
+
+func (w *simWorker) newToken() {
+	w.tokens++
+	w.token = fmt.Sprintf("worker %d, token %d.", w.number, w.tokens)
+}
+
+// sleep waits, and reports whether the work goes on.
+func (w *simWorker) sleep(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+	case <-w.p.ctx.Done():
+	case <-w.s.stop:
+	}
+	return w.p.ctx.Err() == nil && !isClosed(w.s.stop)
+}
+
+func isClosed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}
+
+// turn is one lock, from obtaining to releasing.
+func (w *simWorker) turn(style simStyle) {
+	ttl := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}[w.random.IntN(3)]
+	if style.token {
+		ttl = 2 * time.Second // always the same: a late call must not shorten the TTL
+	}
+	c := &simCall{w: w, style: style, ttl: ttl, turn: turn{Worker: w.number, Key: style.key()}}
+	ctx, cancel := w.obtaining(style)
+	defer cancel()
+	opt := style.options(w, c)
+	if w.chance(10) && !style.several {
+		w.do(ctx, c, opt)
+		w.newToken() // what Do gave back may be late, too
+		return
+	}
+	c.begin(ctx)
+	lock, err := w.obtain(ctx, style, ttl, opt)
+	c.obtained(lock, err)
+	if lock == nil {
+		if style.token && w.chance(50) {
+			w.turn(style) // tries again at once, as callers do
+		}
+		return
+	}
+	w.hold(c, opt)
+	w.release(c)
+}
+
+func (w *simWorker) obtain(ctx context.Context, style simStyle, ttl time.Duration, opt *redislock.Options) (*redislock.Lock, error) {
+	if style.several {
+		return w.p.locker.ObtainMulti(ctx, []string{style.key(), style.key() + " too"}, ttl, opt)
+	}
+	return w.p.locker.Obtain(ctx, style.key(), ttl, opt)
+}
+
+// obtaining returns the context of a call: for most calls long, for some short or over, for
+// some one that is cancelled, or without a deadline.
+func (w *simWorker) obtaining(style simStyle) (context.Context, context.CancelFunc) {
+	switch n := w.random.IntN(100); {
+	case n < 50:
+		return context.WithTimeout(w.p.ctx, time.Minute)
+	case n < 60:
+		return context.WithTimeout(w.p.ctx, w.upTo(100*time.Millisecond))
+	case n < 80:
+		return context.WithTimeout(w.p.ctx, w.upTo(4*time.Second))
+	case n < 90:
+		ctx, cancel := context.WithCancel(w.p.ctx)
+		timer := time.AfterFunc(w.upTo(2*time.Second), cancel)
+		return ctx, func() { timer.Stop(); cancel() }
+	case n < 93:
+		ctx, cancel := context.WithCancel(w.p.ctx)
+		cancel()
+		return ctx, cancel
+	default:
+		return context.WithCancel(w.p.ctx)
+	}
+}
+
+// do has the library do all of a turn.
+func (w *simWorker) do(ctx context.Context, c *simCall, opt *redislock.Options) {
+	failed := errors.New("failed")
+	c.begin(ctx)
+	var inside bool
+	err := w.p.locker.Do(ctx, c.turn.Key, c.ttl, opt, func(held context.Context) error {
+		inside = true
+		c.done(held)
+		select {
+		case <-held.Done():
+		case <-time.After(w.upTo(c.ttl)):
+		}
+		c.ends()
+		return failed
+	})
+	switch {
+	case !inside:
+		c.failed(err)
+	case !errors.Is(err, failed):
+		w.s.violation("Do lost its function's error", c.turn.Key, "%v", err)
+	}
+}
+
+// hold is what is done with the lock.
+func (w *simWorker) hold(c *simCall, opt *redislock.Options) {
+	if w.chance(70) || opt.Watchdog != nil {
+		c.watchDone()
+	}
+	held := w.upTo(300 * time.Millisecond)
+	if w.chance(15) || c.watchdog != nil && w.chance(20) {
+		held = w.upTo(3 * c.ttl)
+	}
+	for end := time.Now().Add(held); time.Now().Before(end) && time.Now().Before(c.lock.ValidUntil()) && w.p.ctx.Err() == nil; {
+		w.pause(c, min(w.upTo(500*time.Millisecond), time.Until(end)))
+		c.check()
+		switch {
+		case w.chance(20) && !c.style.token:
+			w.refresh(c)
+		case w.chance(5) && c.style.token && opt.Watchdog == nil:
+			w.obtainAgain(c, opt)
+		}
+	}
+}
+
+// pause waits, but not for longer than the lock is held.
+func (w *simWorker) pause(c *simCall, d time.Duration) {
+	select {
+	case <-time.After(min(d, time.Until(c.lock.ValidUntil()))):
+	case <-w.p.ctx.Done():
+	}
+}
+
+func (w *simWorker) refresh(c *simCall) {
+	ttl := c.ttl/2 + w.upTo(2*c.ttl)
+	ctx, cancel := context.WithTimeout(w.p.ctx, w.upTo(2*c.ttl))
+	defer cancel()
+	c.turn.Refresh = c.s().record(func() error {
+		err := c.lock.Refresh(ctx, ttl, &redislock.Options{RetryStrategy: redislock.LinearBackoff(w.upTo(100 * time.Millisecond))})
+		if err == nil && !time.Now().Before(c.lock.ValidUntil()) {
+			w.s.violation("refreshed too late", c.turn.Key, "valid until %v ago", time.Since(c.lock.ValidUntil()))
+		}
+		return err
+	})
+	c.check()
+}
+
+// obtainAgain obtains a lock by the token that holds it. The first lock stays what it was.
+func (w *simWorker) obtainAgain(c *simCall, opt *redislock.Options) {
+	ctx, cancel := context.WithTimeout(w.p.ctx, w.upTo(time.Second))
+	if w.chance(30) {
+		cancel()
+	}
+	defer cancel()
+	_, _ = w.obtain(ctx, c.style, c.ttl, opt)
+	c.check()
+}
+
+// release gives the lock back, in one of the ways in which that is done.
+func (w *simWorker) release(c *simCall) {
+	c.check()
+	if w.p.dead.Load() {
+		return
+	}
+	if c.watchdog == nil && w.chance(5) {
+		<-c.lock.Done() // it is forgotten
+		c.ends()
+		w.newToken()
+		return
+	}
+	if w.chance(5) {
+		w.sleep(c.ttl / 2) // what is released may be another's by now
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.p.ctx), w.upTo(2*simPatience))
+	defer cancel()
+	switch {
+	case w.chance(10):
+		cancel()
+	case w.chance(10):
+		ctx = context.Background()
+	}
+	c.ends()
+	c.turn.Release = c.s().record(func() error { return c.lock.Release(ctx) })
+	switch {
+	case !c.style.token || c.turn.Release.To == c.turn.Release.From:
+	case w.s.mayBeLate(w.p, w.s.start.Add(c.turn.Release.From)):
+		w.newToken() // an attempt of it may be on its way, and hit the token's next lock
+	case c.turn.Release.Err != "":
+		w.turn(c.style) // the token holds it yet
+	}
+	if err := c.lock.Refresh(ctx, c.ttl, nil); err != redislock.ErrNotObtained {
+		w.s.violation("refreshed after its release", c.turn.Key, "%v", err)
+	}
+	if w.chance(10) && !c.style.token { // it might be late, and hit the token's next lock
+		w.sleep(w.upTo(300 * time.Millisecond))
+		_ = c.lock.Release(ctx)
+	}
+}

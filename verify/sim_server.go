@@ -1,0 +1,167 @@
+package verify
+
+import (
+	"bufio"
+	"crypto/sha1"
+	"encoding/hex"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+)
+
+// A simServer is a Redis server in simulated time. Its TTLs pass exactly. Its clock, by which
+// scripts see the time of day, may be set.
+type simServer struct {
+	redis *miniredis.Miniredis
+	// runs is told of each script, before the server runs it.
+	runs func(s *simServer, script simScript)
+
+	mu       sync.Mutex
+	passed   time.Time     // until when time has passed for TTLs
+	clockOff time.Duration // what its clock is ahead by
+	clockSet time.Time     // when its clock was set the last time
+	mute     bool          // its users may not use channels
+}
+
+// A simScript is a run of one of the library's scripts.
+type simScript struct {
+	name       string // of its file
+	keys, args []string
+}
+
+// scriptNames are the names of scripts by their digests.
+var scriptNames = sync.OnceValue(func() map[string]string {
+	names := make(map[string]string)
+	for _, files := range [][]string{
+		{"obtain"}, {"obtain_multi"}, {"refresh"}, {"release"},
+		{"queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
+		{"quorum_obtain"}, {"quorum_undo"}, {"quorum_refresh"}, {"quorum_heal"},
+	} {
+		digest := sha1.New()
+		for _, file := range files {
+			source, err := os.ReadFile(filepath.Join("..", "lua", file+".lua"))
+			if err != nil {
+				panic(err) // not in the tree
+			}
+			digest.Write(source)
+		}
+		names[hex.EncodeToString(digest.Sum(nil))] = files[len(files)-1]
+	}
+	return names
+})
+
+func parseScript(args []string) (script simScript, ok bool) {
+	if len(args) < 2 {
+		return simScript{}, false
+	}
+	keys, err := strconv.Atoi(args[1])
+	name := scriptNames()[args[0]]
+	if err != nil || name == "" || len(args) < 2+keys {
+		return simScript{}, false
+	}
+	return simScript{name, args[2 : 2+keys], args[2+keys:]}, true
+}
+
+func startSimServer(runs func(*simServer, simScript)) *simServer {
+	s := &simServer{redis: miniredis.NewMiniRedis(), runs: runs, passed: time.Now()}
+	conn, err := s.redis.Dial() // starts it
+	if err != nil {
+		panic(err) // nothing that could fail
+	}
+	_ = conn.Close()
+	s.redis.Server().SetPreHook(s.before)
+	return s
+}
+
+func (s *simServer) serve(conn net.Conn) { s.redis.Server().ServeConn(conn) }
+
+// before runs before each command, those of scripts included. It reports whether it has
+// answered the command.
+func (s *simServer) before(peer *server.Peer, command string, args ...string) bool {
+	s.letTimePass()
+	s.mu.Lock()
+	now, mute := time.Now().Add(s.clockOff), s.mute
+	s.mu.Unlock()
+	switch command {
+	case "EVALSHA":
+		if script, ok := parseScript(args); ok {
+			s.runs(s, script)
+		}
+	case "TIME":
+		peer.WriteLen(2)
+		peer.WriteBulk(strconv.FormatInt(now.Unix(), 10))
+		peer.WriteBulk(strconv.Itoa(now.Nanosecond() / 1000))
+		return true
+	case "SUBSCRIBE", "PUBLISH", "PUBSUB":
+		if mute {
+			peer.WriteError("NOPERM No permissions to access a channel")
+			return true
+		}
+	}
+	return false
+}
+
+// letTimePass has TTLs pass. Within a script none does: the server's mutex is held there.
+func (s *simServer) letTimePass() {
+	now := time.Now()
+	s.mu.Lock()
+	elapsed := now.Sub(s.passed)
+	s.passed = now
+	s.mu.Unlock()
+	if elapsed > 0 {
+		s.redis.FastForward(elapsed)
+	}
+}
+
+// holds returns the value and the TTL of a key; "" if there is none.
+func (s *simServer) holds(key string) (value string, ttl time.Duration) {
+	s.letTimePass()
+	if !s.redis.Exists(key) {
+		return "", 0
+	}
+	value, _ = s.redis.Get(key)
+	return value, s.redis.TTL(key)
+}
+
+// leftovers are the keys but those of fencing counters.
+func (s *simServer) leftovers() []string {
+	s.letTimePass()
+	var keys []string
+	for _, key := range s.redis.Keys() {
+		if !strings.HasSuffix(key, ":fence") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// setClock sets the clock forward, or back.
+func (s *simServer) setClock(by time.Duration) {
+	s.set(func(s *simServer) { s.clockOff, s.clockSet = s.clockOff+by, time.Now() })
+}
+
+// lastSet is when the clock was set the last time.
+func (s *simServer) lastSet() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.clockSet
+}
+
+func (s *simServer) set(change func(s *simServer)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
+// do runs a command from nowhere.
+func (s *simServer) do(args ...string) {
+	s.redis.Server().Dispatch(server.NewPeer(bufio.NewWriter(io.Discard)), args)
+}

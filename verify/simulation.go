@@ -1,0 +1,283 @@
+package verify
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bsm/redislock"
+)
+
+const (
+	processes         = 4
+	workersOfAProcess = 3
+	simPatience       = time.Second      // of a client for a reply
+	simLongestTTL     = 10 * time.Second // that a lock is given
+	simRefused        = 10 * time.Second // after which a subscription that was refused is tried again
+	simKeepAlive      = 30 * time.Second // after which a server ends connections of which it hears nothing
+	simClockStep      = 10 * time.Second // by which a clock is set, at most
+	simHeard          = 7 * time.Second  // within which a subscription that hangs is replaced
+	simSettled        = 5 * time.Second  // after which no fault has an effect any more
+	simStorm, simCalm = 40 * time.Second, 30 * time.Second
+	simLeftover       = 90 * time.Second // after which nothing is left
+	simRemembered     = 2000
+)
+
+// A simStyle is a way of using a lock, which has a key of its own.
+type simStyle struct {
+	name                                         string
+	fair, watched, fenced, token, several, plain bool
+}
+
+var simStyles = []simStyle{
+	{name: "plain", plain: true},
+	{name: "retrying"},
+	{name: "watched", watched: true},
+	{name: "fenced", fenced: true},
+	{name: "fair", fair: true},
+	{name: "fair and watched", fair: true, watched: true},
+	{name: "fair and fenced", fair: true, fenced: true, watched: true},
+	{name: "custom tokens", token: true},
+	{name: "fair, with custom tokens", fair: true, token: true},
+	{name: "several keys", several: true},
+}
+
+func (s simStyle) key() string { return "{" + s.name + "}" }
+
+func (s simStyle) options(w *simWorker, c *simCall) *redislock.Options {
+	opt := &redislock.Options{}
+	switch {
+	case s.fair:
+		opt.RetryStrategy = redislock.FairQueue()
+	case s.plain:
+	case w.chance(50):
+		opt.RetryStrategy = redislock.LimitRetry(redislock.LinearBackoff(200*time.Millisecond), 20)
+	default:
+		opt.RetryStrategy = redislock.ExponentialBackoff(100*time.Millisecond, time.Second)
+	}
+	if s.token {
+		opt.Token = w.token
+	} else {
+		c.value = fmt.Sprintf("call %d", c.s().number())
+		opt.Metadata = c.value
+	}
+	if s.fenced {
+		opt.FenceKey = s.key() + ":fence"
+	}
+	if s.watched && w.chance(70) {
+		opt.Watchdog = w.p.watchdog
+		c.watchdog = opt.Watchdog
+	}
+	return opt
+}
+
+// A simulation is a round in which processes use locks while faults happen. All of it runs in
+// simulated time.
+type simulation struct {
+	seed      uint64
+	random    *rand.Rand
+	start     time.Time
+	stop      chan struct{} // closed when workers shall stop
+	styles    []simStyle
+	servers   []*simServer
+	processes []*simProcess
+	burying   sync.WaitGroup
+
+	mu           sync.Mutex
+	seeds        *rand.Rand
+	numbers      int
+	calls        map[*simCall]struct{} // that go on, or whose locks are held
+	ended        []*simCall            // the latest of the others
+	fences       map[string]simFence   // the latest, by key
+	lastHeld     map[string]time.Time  // by key
+	released     map[string]time.Time  // by key: when the last holder gave it back; zero: it did not
+	disturbed    time.Time             // until when any process is
+	disturbedAll time.Time             // until when all are, those that start meanwhile included
+	slowed       time.Time             // until when any process may have to wait for an answer
+	scripts      []string              // the latest, as they were run
+	log          []string              // of faults
+	violations   []violation
+	report       *simReport
+}
+
+type simFence struct {
+	number int64
+	token  string
+}
+
+// simulate runs a round. It has to be called in a bubble of simulated time.
+func simulate(seed uint64, duration time.Duration, report *simReport) *simulation {
+	s := &simulation{
+		seed:     seed,
+		random:   rand.New(rand.NewPCG(seed, 0)),
+		seeds:    rand.New(rand.NewPCG(seed, 1)),
+		start:    time.Now(),
+		stop:     make(chan struct{}),
+		calls:    make(map[*simCall]struct{}),
+		fences:   make(map[string]simFence),
+		lastHeld: make(map[string]time.Time),
+		released: make(map[string]time.Time),
+		report:   report,
+	}
+	s.setUp()
+	s.run(duration)
+	s.tearDown()
+	return s
+}
+
+// setUp chooses servers, and styles that are few enough to be contended for.
+func (s *simulation) setUp() {
+	nodes := 1
+	if s.random.IntN(4) == 0 {
+		nodes = 3
+	}
+	for range nodes {
+		s.servers = append(s.servers, startSimServer(s.runs))
+	}
+	for _, style := range simStyles {
+		if nodes == 1 || !style.fenced && !style.fair { // a quorum has neither counters nor queues
+			s.styles = append(s.styles, style)
+		}
+	}
+	s.random.Shuffle(len(s.styles), func(i, j int) { s.styles[i], s.styles[j] = s.styles[j], s.styles[i] })
+	s.styles = s.styles[:2+s.random.IntN(3)]
+	for i := range processes {
+		s.processes = append(s.processes, s.startProcess(i))
+	}
+}
+
+// run has faults happen, with quiet times between, in which all has to come right again.
+func (s *simulation) run(duration time.Duration) {
+	for time.Since(s.start) < duration {
+		s.weather(simStorm, 1500*time.Millisecond, false)
+		s.weather(simCalm, 4*time.Second, true)
+	}
+}
+
+// weather has faults happen for some time, a mean gap after each other.
+func (s *simulation) weather(lasts, gap time.Duration, harmless bool) {
+	for end := time.Now().Add(lasts); time.Now().Before(end); {
+		s.sleep(time.Duration(s.random.ExpFloat64() * float64(gap)))
+		s.disturb(s.anyFault(harmless))
+	}
+}
+
+func (s *simulation) sleep(d time.Duration) {
+	const step = time.Second
+	for ; d > step; d -= step {
+		time.Sleep(step)
+		s.checkWaiting()
+		s.checkHandedOver()
+	}
+	time.Sleep(d)
+}
+
+// tearDown ends the workers, and looks for what is left.
+func (s *simulation) tearDown() {
+	close(s.stop)
+	for _, p := range s.processes {
+		p.workers.Wait()
+	}
+	s.burying.Wait()
+	time.Sleep(simLeftover)
+	for _, server := range s.servers {
+		if keys := server.leftovers(); len(keys) > 0 {
+			s.violation(left, "", "%s", strings.Join(keys, ", "))
+		}
+		if channels := server.redis.PubSubChannels(""); len(channels) > 0 {
+			s.violation(left, "", "subscriptions to %s", strings.Join(channels, ", "))
+		}
+	}
+	if library := libraryGoroutines(); len(library) > 0 {
+		s.violation(left, "", "goroutines:\n%s", strings.Join(library, "\n\n"))
+	}
+	for _, p := range s.processes {
+		p.kill()
+		p.close()
+	}
+	for _, server := range s.servers {
+		server.redis.Close()
+	}
+	s.report.count(s)
+}
+
+// libraryGoroutines are those that the library has started: for lanes, on which tasks are, for
+// subscriptions, for releases that go on.
+func libraryGoroutines() []string {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	var library []string
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+		if strings.Contains(stack, "created by github.com/bsm/redislock.") {
+			library = append(library, stack)
+		}
+	}
+	return library
+}
+
+// replaceProcess has a process die, or its machine, and another take its place.
+func (s *simulation) replaceProcess(slot int, machine bool) {
+	old := s.processes[slot]
+	old.die(machine)
+	s.burying.Go(old.bury)
+	s.processes[slot] = s.startProcess(slot)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.processes[slot].disturbed = s.disturbedAll
+}
+
+// mayBeLate reports whether commands of a process that were sent since then may yet come into
+// effect, or may have done so late.
+func (s *simulation) mayBeLate(p *simProcess, since time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !p.late.Before(since)
+}
+
+// forget drops the calls of a process that has died.
+func (s *simulation) forget(p *simProcess) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.calls {
+		if c.w.p == p {
+			s.finish(c)
+		}
+	}
+}
+
+// calmSince is since when nothing has disturbed a process, or any if there is none named.
+func (s *simulation) calmSince(p *simProcess) time.Time {
+	if p == nil {
+		return later(s.disturbed, s.start)
+	}
+	return later(p.disturbed, s.start)
+}
+
+func (s *simulation) now() time.Duration { return s.onClock(time.Now()) }
+
+func (s *simulation) onClock(t time.Time) time.Duration { return t.Sub(s.start) }
+
+func (s *simulation) record(do func() error) call {
+	c := call{From: s.now()}
+	if err := do(); err != nil {
+		c.Err = err.Error()
+	}
+	c.To = s.now()
+	return c
+}
+
+func (s *simulation) newRandom() *rand.Rand {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return rand.New(rand.NewPCG(s.seeds.Uint64(), 0))
+}
+
+func (s *simulation) number() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.numbers++
+	return s.numbers
+}
