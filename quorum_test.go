@@ -383,8 +383,7 @@ func TestQuorum_badInput(t *testing.T) {
 	_, err = locker.Obtain(t.Context(), key, 0, nil)
 	assert.ErrorContains(t, err, "TTL of 0s")
 
-	// What is no client is asked to release the lock, too, as long as its TTL.
-	_, err = redislock.NewQuorum(rdb, nil, nil).Obtain(t.Context(), key, time.Second, nil)
+	_, err = redislock.NewQuorum(rdb, nil, nil).Obtain(t.Context(), key, ttl, nil)
 	assert.ErrorContains(t, err, "node 1: ")
 	requireGone(t, rdb, key)
 }

@@ -38,7 +38,7 @@ var (
 	list       = flag.Bool("list", false, "only list the mutants")
 	jobs       = flag.Int("jobs", 2, "how many to try at a time")
 	short      = flag.String("short", "-test.short -test.failfast", "arguments of the library's tests that run first; none: they do not")
-	simulation = flag.String("simulation", "-test.short -test.failfast -test.run Simulation -seed 1", "arguments of this module's tests that run then")
+	simulation = flag.String("simulation", "-test.run Simulation -simulated 30m -seed 1", "arguments of this module's tests that run then")
 	full       = flag.String("full", "-test.failfast", "arguments of the library's tests that run last")
 	equivalent = flag.String("equivalent", "mutate/equivalent.txt", "the file of survivors that nobody can see")
 	logTo      = flag.String("log", "", "a file of results, to be resumed from")
