@@ -123,6 +123,9 @@ func TestScheduler_deadConnection(t *testing.T) {
 	rdb := redistest.Client(t, proxy.Addr, patient)
 	const ttl = 6 * time.Second
 	lock := watchLock(t, rdb, key, ttl, ttl/6)
+	obtained := lock.ValidUntil()
+	require.Eventually(t, func() bool { return lock.ValidUntil().After(obtained) }, 10*time.Second, time.Millisecond,
+		"pipelines have connections of their own")
 	proxy.DeadenConnections()
 	deadened := lock.ValidUntil()
 	require.Eventually(t, func() bool { return lock.ValidUntil().After(deadened) }, 10*time.Second, time.Millisecond)

@@ -73,10 +73,10 @@ var stallingConnections = simFault{name: "connections stall", late: true, distur
 	longest := 2900 * time.Millisecond // the library reckons with three seconds
 	f.each(func(c *simConn) {
 		if f.random.IntN(2) == 0 {
-			c.out.stall(f.upTo(longest))
+			c.out.stall(f.upTo(simStall))
 		}
 		if f.random.IntN(4) == 0 {
-			c.in.stall(f.upTo(longest))
+			c.in.stall(f.upTo(simStall))
 		}
 	})
 	return longest

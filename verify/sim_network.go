@@ -248,7 +248,9 @@ func (s *simStream) heldUntil() time.Time {
 func (s *simStream) stall(duration time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stalled = later(s.stalled, time.Now().Add(duration))
+	if now := time.Now(); now.After(s.stalled.Add(simStall)) { // else a packet might be late by two stalls
+		s.stalled = now.Add(duration)
+	}
 }
 
 // lose has all bytes vanish that have not arrived yet.

@@ -14,13 +14,14 @@ import (
 const (
 	processes         = 4
 	workersOfAProcess = 3
-	simPatience       = time.Second      // of a client for a reply
-	simLongestTTL     = 10 * time.Second // that a lock is given
-	simRefused        = 10 * time.Second // after which a subscription that was refused is tried again
-	simKeepAlive      = 30 * time.Second // after which a server ends connections of which it hears nothing
-	simClockStep      = 10 * time.Second // by which a clock is set, at most
-	simHeard          = 7 * time.Second  // within which a subscription that hangs is replaced
-	simSettled        = 5 * time.Second  // after which no fault has an effect any more
+	simPatience       = time.Second             // of a client for a reply
+	simLongestTTL     = 10 * time.Second        // that a lock is given
+	simRefused        = 10 * time.Second        // after which a subscription that was refused is tried again
+	simKeepAlive      = 30 * time.Second        // after which a server ends connections of which it hears nothing
+	simClockStep      = 10 * time.Second        // by which a clock is set, at most
+	simStall          = 2900 * time.Millisecond // of a connection, at most: the library reckons with three seconds
+	simHeard          = 7 * time.Second         // within which a subscription that hangs is replaced
+	simSettled        = 5 * time.Second         // after which no fault has an effect any more
 	simStorm, simCalm = 40 * time.Second, 30 * time.Second
 	simLeftover       = 90 * time.Second // after which nothing is left
 	simRemembered     = 2000
