@@ -1,5 +1,8 @@
 package redislock
 
+// SlowReply is after how long a command may have been sent more than once.
+const SlowReply = slowReply
+
 // Orphans is how many orphans of a Redis client are looked after at the moment.
 func Orphans(client RedisClient) (n int) {
 	forLanesOf(client, func(l *lane) { n += l.orphans })

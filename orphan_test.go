@@ -2,6 +2,8 @@ package redislock_test
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -263,4 +265,62 @@ func TestObtain_contextOverSendsNothing(t *testing.T) {
 	}
 	tally.require(t, map[string]int{"obtain cancel": 100})
 	requireStays(t, 100*time.Millisecond, func() bool { return scripts() == 0 }) // several times as long as an orphan is left alone
+}
+
+// repeater is a hook that keeps commands that take a lock waiting, as long as a Redis client
+// waits before it sends one again, and the copy that it might have sent.
+type repeater struct{ sent []any }
+
+func (r *repeater) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r *repeater) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		name := redislock.ScriptName(fmt.Sprint(cmd.Args()[min(1, len(cmd.Args())-1)]))
+		if cmd.Name() == "set" || name == "obtain" || name == "ask" {
+			r.sent = slices.Clone(cmd.Args())
+			time.Sleep(redislock.SlowReply)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (r *repeater) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// requireTakes sends a command that takes a lock.
+func requireTakes(t *testing.T, rdb *redis.Client, command []any) {
+	t.Helper()
+	reply, err := rdb.Do(t.Context(), command...).Result()
+	require.NoError(t, err)
+	require.NotEqual(t, int64(0), reply)
+}
+
+// A command that takes a lock was answered late, and comes once more when the lock is free.
+func TestObtain_sentTwice(t *testing.T) {
+	for name, opt := range map[string]*redislock.Options{"plain": nil, "fenced": {FenceKey: "fence"}, "fair": fair()} {
+		t.Run("obtained and released, "+name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			client, rdb, hook := server.Client(), server.Client(), &repeater{}
+			client.AddHook(hook)
+			lock, err := redislock.Obtain(t.Context(), client, key, time.Hour, opt)
+			require.NoError(t, err)
+			require.NoError(t, lock.Release(t.Context()))
+			requireTakes(t, rdb, hook.sent)
+			eventuallyFree(t, rdb)
+		})
+	}
+	t.Run("told no", func(t *testing.T) {
+		t.Parallel()
+		server := redistest.Start(t)
+		client, rdb, hook := server.Client(), server.Client(), &repeater{}
+		lock := obtain(t, rdb, nil)
+		client.AddHook(hook)
+		_, err := redislock.Obtain(t.Context(), client, key, time.Hour, nil)
+		require.Equal(t, redislock.ErrNotObtained, err)
+		require.NoError(t, lock.Release(t.Context()))
+		requireTakes(t, rdb, hook.sent)
+		eventuallyFree(t, rdb)
+	})
 }

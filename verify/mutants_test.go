@@ -208,12 +208,12 @@ var mutants = []mutant{
 	{
 		name: "what a late no leaves under way is not released", file: "redislock.go",
 		old: "		if lock.repeated {\n", new: "		if false {\n",
-		simulated: true,
+		tests: "Obtain_sentTwice", simulated: true,
 	},
 	{
 		name: "an orphan is released once", file: "orphan.go",
 		old: "final := err != nil", new: "final := err == nil || err != nil",
-		simulated: true,
+		tests: "Obtain_sentTwice", simulated: true,
 	},
 	{
 		name: "short intervals wait for long ones", file: "scheduler.go",
