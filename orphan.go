@@ -55,7 +55,7 @@ func refused(err error) bool {
 // The command that takes the lock may still be under way, on another connection, and more than
 // once: the Redis client repeats it. That is why the lock is released again for a while,
 // whatever the first answer is.
-func (l *Lock) releaseOrphan(ttl time.Duration) (tried <-chan struct{}) {
+func (l *Lock) releaseOrphan() (tried <-chan struct{}) {
 	first := make(chan struct{})
 	if !l.unique || l.Client == nil {
 		close(first)
@@ -128,9 +128,9 @@ func (o *orphan) next(call, error) (due time.Duration, ok bool) {
 
 // releaseFailed is for a lock that Redis holds for a try that failed. The caller may try
 // again at once: the key shall not be in its own way.
-func (l *Lock) releaseFailed(ctx context.Context, ttl time.Duration) {
+func (l *Lock) releaseFailed(ctx context.Context) {
 	select {
-	case <-l.releaseOrphan(ttl):
+	case <-l.releaseOrphan():
 	case <-ctx.Done():
 	case <-time.After(releaseTimeout):
 	}

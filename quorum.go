@@ -365,7 +365,7 @@ func (q *quorum) releaseOn(ctx context.Context, lock *Lock, ttl time.Duration, a
 	for _, a := range answers {
 		if a.err != nil && !refused(a.err) || a.reply == 0 && lock.watch.ballot.unsure[a.node].Load() {
 			there := &Lock{Client: q.nodes[a.node].Client, keys: lock.keys, value: lock.value, unique: lock.unique}
-			there.releaseOrphan(ttl)
+			there.releaseOrphan()
 		}
 	}
 }

@@ -271,21 +271,21 @@ func (c *Client) try(ctx context.Context, keys []string, ttl time.Duration, opt 
 	lock.repeated = sinceEpoch()-lock.lease.refreshed >= slowReply
 	switch {
 	case isUnconfirmed(err):
-		lock.releaseFailed(ctx, ttl)
+		lock.releaseFailed(ctx)
 		return nil, err
 	case err != nil:
 		if !refused(err) {
-			lock.releaseOrphan(ttl)
+			lock.releaseOrphan()
 		}
 		return nil, err
 	case !held:
 		if lock.repeated {
-			lock.releaseOrphan(ttl)
+			lock.releaseOrphan()
 		}
 		return nil, nil
 	case lock.lease.remaining() <= 0:
 		// The reply was so long in coming that the lock may be gone already.
-		lock.releaseFailed(ctx, ttl)
+		lock.releaseFailed(ctx)
 		return nil, nil
 	default:
 		return lock, nil
@@ -662,7 +662,7 @@ func (l *Lock) abandon(ttl time.Duration) {
 		go l.quorum.abandon(l, ttl)
 		return
 	}
-	l.releaseOrphan(ttl)
+	l.releaseOrphan()
 }
 
 // releaseTimeout bounds what is done for a caller whose context is over.
@@ -713,7 +713,7 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 		return endedBy(ctx, err)
 	}
 	if l.repeated {
-		l.releaseOrphan(orphanTimeout)
+		l.releaseOrphan()
 	}
 	if !held {
 		return false, ErrLockNotHeld
