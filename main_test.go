@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -145,4 +146,11 @@ func (a *answers) to(script string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.count[script]
+}
+
+// awaitNoTasks waits until nothing goes on behind the back of a client's locks: on a busy
+// machine what was answered late is followed by cleaning.
+func awaitNoTasks(t testing.TB, rdb redislock.RedisClient) {
+	t.Helper()
+	require.Eventually(t, func() bool { return redislock.Tasks(rdb) == 0 }, 20*time.Second, time.Millisecond)
 }

@@ -122,6 +122,7 @@ func TestObtain_ambiguousFailureLeavesNoOrphan(t *testing.T) {
 			proxy := redistest.StartProxy(t, server.Addr)
 			rdb := redistest.Client(t, proxy.Addr, once)
 			require.NoError(t, obtain(t, rdb, nil).Release(t.Context()))
+			awaitNoTasks(t, rdb)
 			calls := server.Calls("set")
 			recover := fail(server, proxy)
 			_, err := redislock.Obtain(t.Context(), impatiently(rdb), key, time.Hour, nil)
@@ -211,6 +212,7 @@ func TestObtain_orphansOfASilentServer(t *testing.T) {
 	proxy := redistest.StartProxy(t, server.Addr)
 	rdb := redistest.Client(t, proxy.Addr, once)
 	require.NoError(t, obtain(t, rdb, nil).Release(t.Context()))
+	awaitNoTasks(t, rdb)
 
 	silent := impatiently(nodes[0].Client(once))
 	locker := redislock.NewQuorum(silent, nodes[1].Client(once), nodes[2].Client(once))

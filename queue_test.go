@@ -227,19 +227,32 @@ func TestFairQueue_order(t *testing.T) {
 	})
 }
 
+// requireCommands requires that so many commands were sent. What is answered late, as it may be
+// on a busy machine, is followed by leaving, which is not to be counted.
+func requireCommands(t *testing.T, want int, sent func() int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return sent() == want }, 10*time.Second, 10*time.Millisecond, "%d", sent())
+}
+
 // Half of them share a client, and so a connection for messages. Nobody can ask: they learn
 // of their turn by the message, or not at all.
 func TestFairQueue_handoverIsWokenNotPolled(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	gate := &gate{}
+	gate, answers := &gate{}, &answers{}
 	connect := func() *redis.Client {
 		client := server.Client()
 		client.AddHook(gate)
+		client.AddHook(answers)
 		return client
 	}
 	rdb, shared := server.Client(), connect()
 	lock := obtain(t, rdb, fair())
+	leaving, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := redislock.Obtain(leaving, rdb, key, ttl, fair())
+	require.ErrorIs(t, err, context.DeadlineExceeded, "and the script to leave by is known")
+	awaitNoTasks(t, rdb)
 	results := make(chan obtained, 10)
 	var names []string
 	for i := range 10 {
@@ -255,24 +268,28 @@ func TestFairQueue_handoverIsWokenNotPolled(t *testing.T) {
 	defer asks.release()
 	calls := server.Calls("evalsha")
 	requireOrder(t, lock, results, names...)
-	assert.Equal(t, 11, server.Calls("evalsha")-calls, "one command a handover")
+	requireCommands(t, 11, func() int { // one a handover
+		return server.Calls("evalsha") - calls - answers.to("leave")
+	})
 	requireGone(t, rdb, key, queueKey, waitersKey)
 }
 
 func TestFairQueue_uncontended(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	rdb := server.Client()
+	rdb, answers := server.Client(), &answers{}
 	require.NoError(t, obtain(t, rdb, fair()).Release(t.Context())) // loads the scripts
+	awaitNoTasks(t, rdb)
+	rdb.AddHook(answers)
 	before := server.Calls("evalsha")
 	lock := obtain(t, rdb, fair())
 	requireTTL(t, rdb, key, ttl)
 	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), key).Val())
 	require.NoError(t, lock.Release(t.Context()))
-	assert.Equal(t, 2, server.Calls("evalsha")-before)
+	requireCommands(t, 2, func() int { return server.Calls("evalsha") - before - answers.to("leave") })
 	assert.ErrorIs(t, lock.Release(t.Context()), redislock.ErrLockNotHeld)
 	assert.Zero(t, server.Calls("subscribe"))
-	assert.Zero(t, server.Calls("eval")-2)
+	assert.LessOrEqual(t, server.Calls("eval"), 3, "each script once")
 	requireGone(t, rdb, key, queueKey, waitersKey)
 }
 

@@ -583,6 +583,7 @@ func TestObtain_lostReply(t *testing.T) {
 		lock, err := redislock.ObtainMulti(t.Context(), rdb, test.keys, ttl, test.opt)
 		require.NoError(t, err)
 		require.NoError(t, lock.Release(t.Context()))
+		awaitNoTasks(t, rdb)
 
 		calls := server.Calls("evalsha")
 		proxy.LoseReplies(1)
@@ -603,6 +604,7 @@ func TestObtain_commands(t *testing.T) {
 	server := redistest.Start(t)
 	rdb := server.Client()
 	require.NoError(t, obtain(t, rdb, nil).Release(t.Context()))
+	awaitNoTasks(t, rdb)
 
 	scripts, sets := server.Calls("evalsha")+server.Calls("eval"), server.Calls("set")
 	lock := obtain(t, rdb, nil)
