@@ -722,7 +722,7 @@ func TestRefresh_endedMeanwhile(t *testing.T) {
 	server := redistest.Start(t)
 	direct, rdb := server.Client(), server.Client()
 	for _, token := range []string{"", "me"} {
-		const ttl = 2 * time.Second
+		const ttl = 4 * time.Second
 		lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{Token: token})
 		require.NoError(t, err)
 		require.NoError(t, lock.Refresh(t.Context(), ttl, nil), "the script is known")
