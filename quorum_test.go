@@ -102,6 +102,7 @@ func TestQuorum_ttlOfTheMajority(t *testing.T) {
 	nodes := startNodes(t, 3)
 	lock, err := quorumOf(nodes).Obtain(t.Context(), key, ttl, nil)
 	require.NoError(t, err)
+	eventuallyHolding(t, nodes, 3)
 	require.NoError(t, nodes[0].Client().PExpire(t.Context(), key, 10*ttl).Err())
 	require.NoError(t, nodes[1].Client().PExpire(t.Context(), key, ttl/2).Err())
 	left, err := lock.TTL(t.Context())
