@@ -64,7 +64,7 @@ func (s *story) startProcess(name string, args ...string) error {
 	command := exec.Command(self, args...)
 	command.Stdin, command.Stdout, command.Stderr = s.stdin, s.stdout, os.Stderr
 	// If this process is killed, the others' standard input ends, and so do they. One that is
-	// stopped just then could not; but the system wakes it, since its group is an orphan.
+	// stopped could not; but the system wakes it, since its group is then an orphan.
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := command.Start(); err != nil {
 		return err
@@ -86,6 +86,15 @@ func (s *story) end() {
 func kill(command *exec.Cmd) {
 	_ = command.Process.Kill()
 	_ = command.Wait()
+}
+
+// stop stops a process, and waits until it is.
+func stop(command *exec.Cmd) error {
+	if err := command.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	_, err := syscall.Wait4(command.Process.Pid, nil, syscall.WUNTRACED, nil)
+	return err
 }
 
 func (s *story) tell(format string, args ...any) {
@@ -157,10 +166,10 @@ func (s *story) kill() error {
 // suspend stops the leader for longer than its lock lasts.
 func (s *story) suspend() error {
 	old := s.leader
-	s.tell("The process of %s is stopped.", old)
-	if err := s.candidates[old].Process.Signal(syscall.SIGSTOP); err != nil {
+	if err := stop(s.candidates[old]); err != nil {
 		return err
 	}
+	s.tell("The process of %s is stopped.", old)
 	s.leader = "" // nobody who runs
 	if _, err := s.await("leads"); err != nil {
 		return err
