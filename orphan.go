@@ -32,7 +32,7 @@ type orphan struct {
 	first chan struct{} // closed after the first attempt
 
 	// Guarded by schedule.mu.
-	until time.Duration // since epoch
+	until time.Duration // since epoch: what is sent then is the last attempt
 	wait  time.Duration // before the next attempt
 }
 
@@ -87,22 +87,20 @@ func (l *Lock) releaseOrphan() (tried <-chan struct{}) {
 func (o *orphan) begin() (call, bool) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
-	if sinceEpoch() >= o.until {
-		o.finish()
-		return call{}, false
-	}
+	o.call.sent = sinceEpoch()
 	return o.call, true
 }
 
-func (o *orphan) end(_ call, _ int64, err error) {
+// end looks at when the attempt was sent: one that leaves before the time is over may still be
+// overtaken by the command that takes the lock.
+func (o *orphan) end(call call, _ int64, err error) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
-	now := sinceEpoch()
 	if err == nil {
-		o.until = min(o.until, now+orphanGrace)
+		o.until = min(o.until, sinceEpoch()+orphanGrace)
 	}
 	final := err != nil && refused(err) || errors.Is(err, redis.ErrClosed)
-	if final || now+o.wait >= o.until {
+	if final || call.sent >= o.until {
 		o.finish()
 	}
 	if !isClosed(o.first) {
@@ -121,7 +119,7 @@ func (o *orphan) finish() {
 }
 
 func (o *orphan) next(call, error) (due time.Duration, ok bool) {
-	due = sinceEpoch() + o.wait
+	due = min(sinceEpoch()+o.wait, o.until)
 	o.wait = min(2*o.wait, time.Second)
 	return due, true
 }

@@ -488,7 +488,7 @@ func (w *waiter) begin() (call, bool) {
 
 func (w *waiter) end(call call, reply int64, err error) {
 	if call.script == queueLeaveScript {
-		w.endLeave(err)
+		w.endLeave(call.sent, err)
 	} else {
 		w.endAsk(call.sent, reply, err)
 	}
@@ -579,7 +579,7 @@ func (w *waiter) tell(turn turn) {
 	}
 }
 
-func (w *waiter) endLeave(err error) {
+func (w *waiter) endLeave(sent time.Duration, err error) {
 	defer lockWaiter()()
 	if w.state != leaving {
 		return // another has seen to it
@@ -589,7 +589,7 @@ func (w *waiter) endLeave(err error) {
 	if err == nil && w.lingers == untilAnswered {
 		w.lingers = now + orphanGrace // while Redis is silent an ask that strays waits, too
 	}
-	over := now >= w.until || final || err == nil && now >= w.lingers
+	over := now >= w.until || final || err == nil && sent >= w.lingers
 	if over {
 		w.unlist(gone)
 		w.stop()

@@ -306,6 +306,25 @@ func (s *slowly) EvalSha(ctx context.Context, digest string, keys []string, args
 	return s.UniversalClient.EvalSha(ctx, digest, keys, args...)
 }
 
+// holdUndo tries to obtain a lock, which others have to have, until the undo is held up. (There
+// is none if the node answered late. Then it is again as before.) It returns what becomes of that try.
+func (s *slowly) holdUndo(t *testing.T, again func(), obtain func() error) (failed <-chan error) {
+	t.Helper()
+	s.hold("undo")
+	result := make(chan error, 1)
+	for start := time.Now(); ; {
+		require.Less(t, time.Since(start), 20*time.Second, "it is not undone")
+		go func() { result <- obtain() }()
+		select {
+		case <-s.held:
+			return result
+		case err := <-result:
+			require.Equal(t, redislock.ErrNotObtained, err)
+			again()
+		}
+	}
+}
+
 func TestQuorum_releaseWhileRefreshing(t *testing.T) {
 	t.Parallel()
 	redistest.TakesLong(t)
@@ -484,6 +503,7 @@ func TestQuorum_customTokenIsLeftAlone(t *testing.T) {
 	opt := &redislock.Options{Token: "me"}
 	lock, err := locker.Obtain(t.Context(), key, ttl, opt)
 	require.NoError(t, err)
+	eventuallyHolding(t, nodes, 3)
 	failures := map[string]func(){
 		"context over": func() {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -537,25 +557,10 @@ func TestQuorum_customTokenIsUndone(t *testing.T) {
 		}, 20*time.Second, time.Millisecond, "not on the third")
 	}
 
-	slow.hold("undo")
-	failed := make(chan error, 1)
-	obtaining := func() {
+	failed := slow.holdUndo(t, again, func() error {
 		_, err := locker.Obtain(t.Context(), key, ttl, opt)
-		failed <- err
-	}
-	go obtaining()
-	start := time.Now()
-	for held := false; !held; {
-		require.Less(t, time.Since(start), 20*time.Second, "it is not undone")
-		select {
-		case <-slow.held:
-			held = true
-		case err := <-failed:
-			require.Equal(t, redislock.ErrNotObtained, err)
-			again()
-			go obtaining()
-		}
-	}
+		return err
+	})
 	for _, node := range others {
 		require.NoError(t, node.Client().Del(t.Context(), key).Err())
 	}

@@ -1,6 +1,7 @@
 package redislock_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ func mine() *redislock.Options {
 // What a failed try took is given back key by key: not those that a call which has other keys
 // as well, or the same in another order, counts on.
 func TestToken_undoOfOtherKeys(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name           string
 		failed, counts []string
@@ -34,27 +36,28 @@ func TestToken_undoOfOtherKeys(t *testing.T) {
 	nodes := startNodes(t, 3)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			for _, node := range nodes {
-				require.NoError(t, node.Client().FlushAll(t.Context()).Err()) // but not the scripts
+			again := func() {
+				for _, node := range nodes {
+					require.NoError(t, node.Client().FlushAll(t.Context()).Err()) // but not the scripts
+				}
+				others(t, nodes[:2], "a")
 			}
 			slow := slowly{UniversalClient: nodes[2].Client()}
 			locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
-			others(t, nodes[:2], "a")
-			_, err := locker.ObtainMulti(t.Context(), test.failed, ttl, mine()) // makes the script known
-			require.Equal(t, redislock.ErrNotObtained, err)
-
-			slow.hold("undo")
-			failed := make(chan error, 1)
-			go func() {
+			obtain := func() error {
 				_, err := locker.ObtainMulti(t.Context(), test.failed, ttl, mine())
-				failed <- err
-			}()
-			<-slow.held
+				return err
+			}
+			awaitUndone(t, nodes[2], again, obtain) // the script is known
+			again()
+			failed := slow.holdUndo(t, again, obtain)
 			for _, node := range nodes[:2] {
 				require.NoError(t, node.Client().Del(t.Context(), "a").Err())
 			}
 			lock, err := locker.ObtainMulti(t.Context(), test.counts, ttl, mine())
 			require.NoError(t, err)
+			require.Eventually(t, func() bool { return slices.Equal(test.left, locked(t, nodes[2], test.left...)) },
+				10*time.Second, time.Millisecond)
 			slow.letGo()
 			slow.wait()
 			require.Equal(t, redislock.ErrNotObtained, <-failed)
@@ -66,20 +69,35 @@ func TestToken_undoOfOtherKeys(t *testing.T) {
 
 // Of the keys of a failed try the token keeps those that it had before.
 func TestToken_undoOfSomeKeys(t *testing.T) {
+	t.Parallel()
 	nodes := startNodes(t, 3)
 	locker := quorumOf(nodes)
 	lock, err := locker.Obtain(t.Context(), "a", ttl, mine())
 	require.NoError(t, err)
 	others(t, nodes[:2], "b")
-	_, err = locker.ObtainMulti(t.Context(), []string{"a", "b", "c"}, ttl, mine())
-	require.Equal(t, redislock.ErrNotObtained, err)
-	assert.Equal(t, []string{"a"}, locked(t, nodes[2], "a", "b", "c"))
+	awaitUndone(t, nodes[2], func() {
+		require.NoError(t, nodes[2].Client().Del(t.Context(), "b", "c").Err())
+	}, func() error {
+		_, err := locker.ObtainMulti(t.Context(), []string{"a", "b", "c"}, ttl, mine())
+		return err
+	}, "a")
 	require.NoError(t, lock.Release(t.Context()))
+}
+
+// awaitUndone tries to obtain keys, which others have to have, until a node that granted them is
+// left with those that it should be. (What it grants late is not undone. Then it is again as before.)
+func awaitUndone(t *testing.T, node *redistest.Server, again func(), obtain func() error, left ...string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		again()
+		return obtain() == redislock.ErrNotObtained && slices.Equal(left, locked(t, node, "a", "b", "c"))
+	}, 20*time.Second, time.Millisecond)
 }
 
 // A watchdog's refresh comes after its lock was released, and obtained by the same token for
 // longer.
 func TestToken_lateRefresh(t *testing.T) {
+	t.Parallel()
 	nodes := startNodes(t, 3)
 	for name, locker := range map[string]func(*slowly) *redislock.Client{
 		"one server": func(slow *slowly) *redislock.Client { return redislock.New(slow) },
@@ -99,13 +117,15 @@ func TestToken_lateRefresh(t *testing.T) {
 			slow.hold("refresh")
 			<-slow.held
 			require.NoError(t, lock.Release(t.Context()))
+			eventuallyHolding(t, nodes, 0) // also on the last node
 			again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
 			require.NoError(t, err)
+			awaitTTL(t, nodes[2], 59*time.Minute, time.Hour)
 			slow.letGo()
 			slow.wait()
 			requireTTL(t, nodes[2].Client(), key, time.Hour)
 			require.NoError(t, again.Refresh(t.Context(), time.Minute, nil))
-			awaitTTL(t, nodes[2], time.Minute) // the holder itself may shorten it
+			awaitTTL(t, nodes[2], 0, time.Minute) // the holder itself may shorten it
 			require.NoError(t, again.Release(t.Context()))
 		})
 	}
@@ -113,6 +133,7 @@ func TestToken_lateRefresh(t *testing.T) {
 
 // A node is healed of a lock that was obtained by the same token, for longer, meanwhile.
 func TestToken_lateHealing(t *testing.T) {
+	t.Parallel()
 	nodes := startNodes(t, 3)
 	slow := slowly{UniversalClient: nodes[2].Client()}
 	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
@@ -129,6 +150,7 @@ func TestToken_lateHealing(t *testing.T) {
 	<-slow.held
 	again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
 	require.NoError(t, err)
+	awaitTTL(t, nodes[2], 59*time.Minute, time.Hour)
 	slow.letGo()
 	slow.wait()
 	requireTTL(t, nodes[2].Client(), key, time.Hour)
@@ -142,14 +164,17 @@ func awaitRefresh(t *testing.T, server *redistest.Server) {
 	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 10*time.Second, time.Millisecond)
 }
 
-// awaitTTL waits until the key lives for no longer than that.
-func awaitTTL(t *testing.T, server *redistest.Server, ttl time.Duration) {
+// awaitTTL waits until the key's TTL is more than one, and no more than the other.
+func awaitTTL(t *testing.T, server *redistest.Server, more, most time.Duration) {
 	t.Helper()
-	require.Eventually(t, func() bool { return server.Client().PTTL(t.Context(), key).Val() <= ttl },
-		10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		ttl := server.Client().PTTL(t.Context(), key).Val()
+		return ttl > more && ttl <= most
+	}, 10*time.Second, time.Millisecond)
 }
 
 func TestToken_keyThatCannotBeMarked(t *testing.T) {
+	t.Parallel()
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": redistest.Embedded(t).Addr()}})
 	defer ring.Close()
 	locker := redislock.NewQuorum(ring, ring, ring)

@@ -195,10 +195,21 @@ func (s *Server) awaitInfo(line string) {
 }
 
 // awaitReplicas waits until n replicas have caught up, and confirm what is written from now
-// on: that begins later than they say that their link is up.
+// on: that begins up to a second later than both sides say that they are ready.
 func (s *Server) awaitReplicas(n int) {
 	s.t.Helper()
 	s.awaitInfos("state=online", n)
+	client := s.Client()
+	require.Eventually(s.t, func() bool {
+		ctx := context.Background()
+		var confirmed *redis.Cmd
+		_, err := client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			pipe.Publish(ctx, "anything", "that is replicated")
+			confirmed = pipe.Do(ctx, "wait", n, 100)
+			return nil
+		})
+		return err == nil && confirmed.Val() == int64(n)
+	}, startTimeout, time.Millisecond, fmt.Sprintf("%d replicas of %s confirm", n, s.Addr))
 }
 
 func (s *Server) awaitInfos(text string, times int) {

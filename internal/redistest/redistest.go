@@ -98,35 +98,58 @@ func (s *Server) port() string {
 	return s.Addr[strings.LastIndex(s.Addr, ":")+1:]
 }
 
-// taken are the ports that were given to servers of this process: one that is about to start
-// does not listen yet.
-var taken sync.Map
+// Tests run in several processes at a time. Each has a range of ports to itself: whoever listens
+// on the first port has the range. Otherwise two of them might find the same port free, since a
+// server that is about to start does not listen yet. The bus of a Cluster is 10000 above.
+const (
+	firstPort       = 10000
+	portRanges      = 50
+	portsInRange    = 200
+	clusterBusAbove = 10000
+)
 
-// freeAddr finds a port that nobody listens on, and whose cluster bus port, 10000
-// above, nobody listens on either.
+// portRange returns the first port of this process's range.
+var portRange = sync.OnceValue(func() int {
+	for {
+		first := firstPort + rand.IntN(portRanges)*portsInRange
+		if claim, err := listen(first); err == nil {
+			claims = append(claims, claim)
+			return first
+		}
+	}
+})
+
+var (
+	claims []net.Listener // kept open
+	taken  sync.Map       // ports of servers that run, or may start again
+)
+
+func listen(port int) (net.Listener, error) {
+	return net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// freeAddr finds a port that nobody listens on, nor on that of its bus. It stays the test's until
+// that has ended.
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for {
-		// Above 32767 a connection of somebody's may have been given the port of the bus.
-		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(12768)))
-		if err != nil {
-			continue
-		}
-		defer listener.Close()
-		port := listener.Addr().(*net.TCPAddr).Port
-		bus, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+10000))
-		if err != nil {
-			continue
-		}
-		defer bus.Close()
+		port := portRange() + 1 + rand.IntN(portsInRange-1)
 		if _, again := taken.LoadOrStore(port, true); again {
 			continue
 		}
-		if _, again := taken.LoadOrStore(port+10000, true); again {
-			continue
+		t.Cleanup(func() { taken.Delete(port) })
+		if isFree(port) && isFree(port+clusterBusAbove) {
+			return fmt.Sprintf("127.0.0.1:%d", port)
 		}
-		return listener.Addr().String()
 	}
+}
+
+func isFree(port int) bool {
+	listener, err := listen(port)
+	if err == nil {
+		_ = listener.Close()
+	}
+	return err == nil
 }
 
 // Client returns a client of the server, as the function of that name.

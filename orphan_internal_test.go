@@ -1,0 +1,70 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
+)
+
+const answerTime = 400 * time.Millisecond
+
+// answering is a Redis that answers to all scripts from some time on.
+type answering struct {
+	redis.Scripter
+	start time.Time
+	from  time.Duration
+	calls []time.Duration // since start
+}
+
+func (a *answering) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *redis.Cmd {
+	at := time.Since(a.start)
+	a.calls = append(a.calls, at)
+	time.Sleep(answerTime)
+	if at < a.from {
+		return redis.NewCmdResult(nil, errors.New("silent"))
+	}
+	return redis.NewCmdResult(int64(0), nil)
+}
+
+// The command that takes the lock may come as late as the grace allows: the last release, or
+// leave, is sent after it.
+func TestOrphan_lastRelease(t *testing.T) {
+	for name, test := range map[string]struct{ answers, least, most time.Duration }{
+		"answers at once": {0, orphanGrace + answerTime, orphanGrace + 5*time.Second},
+		"is silent":       {10 * time.Second, 10*time.Second + orphanGrace + answerTime, 20 * time.Second},
+		"never answers":   {time.Hour, orphanTimeout - time.Second, orphanTimeout + 5*time.Second},
+	} {
+		check := func(t *testing.T, release func(*Lock)) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &answering{start: time.Now(), from: test.answers}
+				release(newLock(New(server), []string{"key"}, nil))
+				time.Sleep(time.Minute)
+				last := server.calls[len(server.calls)-1]
+				assert.GreaterOrEqual(t, last, test.least)
+				assert.LessOrEqual(t, last, test.most)
+				assert.Less(t, server.calls[0], 100*time.Millisecond)
+				assert.Greater(t, len(server.calls), 5)
+				assert.Less(t, len(server.calls), 50)
+				assert.Zero(t, Tasks(server))
+			})
+		}
+		t.Run(name+", release", func(t *testing.T) {
+			check(t, func(lock *Lock) {
+				lock.lease.begin(sinceEpoch(), time.Second)
+				lock.releaseOrphan()
+			})
+		})
+		t.Run(name+", leave", func(t *testing.T) {
+			check(t, func(lock *Lock) {
+				w := newWaiter(lock, time.Second, &Options{})
+				w.strays = true
+				w.leave()
+			})
+		})
+	}
+}
