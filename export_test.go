@@ -28,7 +28,7 @@ func ScriptName(digest string) string {
 		return "obtain"
 	case refreshScript.Hash(), quorumRefreshScript.Hash():
 		return "refresh"
-	case releaseScript.Hash():
+	case releaseScript.Hash(), queueReleaseScript.Hash():
 		return "release"
 	case quorumUndoScript.Hash():
 		return "undo"

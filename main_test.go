@@ -3,6 +3,7 @@ package redislock_test
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -104,8 +105,10 @@ func (c *tally) require(t testing.TB, want map[string]int) {
 
 // answers is a hook that counts the scripts, in and outside of pipelines, that were answered.
 type answers struct {
-	mu    sync.Mutex
-	count map[string]int // by name
+	mu       sync.Mutex
+	count    map[string]int  // by name
+	released map[string]bool // values
+	cleaning int
 }
 
 func (a *answers) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -132,13 +135,25 @@ func (a *answers) note(cmd redis.Cmder) {
 	if cmd.Err() != nil || len(cmd.Args()) < 2 {
 		return
 	}
-	script, _ := cmd.Args()[1].(string)
+	digest, _ := cmd.Args()[1].(string)
+	script := redislock.ScriptName(digest)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.count == nil {
-		a.count = make(map[string]int)
+		a.count, a.released = make(map[string]int), make(map[string]bool)
 	}
-	a.count[redislock.ScriptName(script)]++
+	a.count[script]++
+	switch script {
+	case "leave":
+		a.cleaning++
+	case "release":
+		keys := cmd.Args()[2].(int)
+		value := fmt.Sprint(cmd.Args()[3+keys])
+		if a.released[value] {
+			a.cleaning++
+		}
+		a.released[value] = true
+	}
 }
 
 // to returns how many scripts of that name were answered.
@@ -146,6 +161,14 @@ func (a *answers) to(script string) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.count[script]
+}
+
+// toCleaning returns how many scripts cleaned up: by leaving, and by releasing once more. On a
+// busy machine they follow what is answered late.
+func (a *answers) toCleaning() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cleaning
 }
 
 // awaitNoTasks waits until nothing goes on behind the back of a client's locks: on a busy

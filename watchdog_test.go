@@ -69,7 +69,7 @@ func TestTickWatchdog(t *testing.T) {
 
 	require.NoError(t, lock.Release(t.Context()))
 	requireGone(t, rdb, key)
-	assert.Zero(t, redislock.Tasks(rdb))
+	awaitNoTasks(t, rdb)
 }
 
 // Everything that depends on time alone is tested on fake time.
