@@ -21,6 +21,7 @@ type goMutator struct {
 	function string
 	spared   map[ast.Node]bool // have no mutant, or one already
 	bodies   map[ast.Node]bool // of functions
+	parents  []ast.Node        // of the node that is visited, from the outside, and itself
 }
 
 func (s *source) mutateGo() error {
@@ -52,6 +53,11 @@ func functionName(declaration ast.Decl) string {
 }
 
 func (m *goMutator) visit(node ast.Node) bool {
+	if node == nil {
+		m.parents = m.parents[:len(m.parents)-1]
+		return true
+	}
+	m.parents = append(m.parents, node)
 	switch n := node.(type) {
 	case *ast.FuncDecl:
 		m.bodies[n.Body] = true
@@ -76,15 +82,16 @@ func (m *goMutator) visit(node ast.Node) bool {
 	case *ast.BinaryExpr:
 		if other, ok := goOperators[n.Op]; ok && !m.spared[n] {
 			from := m.offset(n.OpPos)
-			m.add(m.function, n.Op.String()+" became "+other.String(), m.textOf(n), from, from+len(n.Op.String()), other.String())
+			mutant := m.add(m.function, n.Op.String()+" became "+other.String(), m.textOf(n), from, from+len(n.Op.String()), other.String())
+			mutant.unit = m.unitOf(n, asCondition)
 		}
 	case *ast.BasicLit:
 		if (n.Kind == token.INT || n.Kind == token.FLOAT) && !m.spared[n] {
-			m.replace(m.function, m.offset(n.Pos()), m.offset(n.End()), otherNumber(n.Value))
+			m.replace(m.function, m.offset(n.Pos()), m.offset(n.End()), otherNumber(n.Value)).unit = m.enclosing()
 		}
 	case *ast.Ident:
 		if other, ok := goWords[n.Name]; ok {
-			m.replace(m.function, m.offset(n.Pos()), m.offset(n.End()), other)
+			m.replace(m.function, m.offset(n.Pos()), m.offset(n.End()), other).unit = m.enclosing()
 		}
 	}
 	return true
@@ -99,15 +106,83 @@ func (m *goMutator) textOf(node ast.Node) string {
 }
 
 // change replaces a whole node.
-func (m *goMutator) change(node ast.Node, change, with string) {
-	m.add(m.function, change, m.textOf(node), m.offset(node.Pos()), m.offset(node.End()), with)
+func (m *goMutator) change(node ast.Node, kind unitKind, change, with string) {
+	mutant := m.add(m.function, change, m.textOf(node), m.offset(node.Pos()), m.offset(node.End()), with)
+	mutant.unit = m.unitOf(node, kind)
+}
+
+func (m *goMutator) unitOf(node ast.Node, kind unitKind) *unit {
+	return &unit{from: m.offset(node.Pos()), to: m.offset(node.End()), kind: kind}
+}
+
+// enclosing returns the smallest unit around the node that is visited; nil if there is none.
+func (m *goMutator) enclosing() *unit {
+	for i := len(m.parents) - 1; i > 0; i-- {
+		switch n := m.parents[i].(type) {
+		case *ast.BinaryExpr:
+			if _, ok := goOperators[n.Op]; ok {
+				return m.unitOf(n, asCondition)
+			}
+		case *ast.AssignStmt:
+			if n.Tok == token.DEFINE {
+				return m.definition(n)
+			}
+			return m.statement(n, m.parents[i-1])
+		case ast.Stmt:
+			return m.statement(n, m.parents[i-1])
+		case ast.Decl:
+			return nil
+		}
+	}
+	return nil
+}
+
+func (m *goMutator) statement(s ast.Stmt, parent ast.Node) *unit {
+	switch s.(type) {
+	case *ast.AssignStmt, *ast.ReturnStmt, *ast.ExprStmt, *ast.DeferStmt, *ast.GoStmt, *ast.SendStmt:
+	default:
+		return nil
+	}
+	switch p := parent.(type) {
+	case *ast.BlockStmt, *ast.CaseClause:
+		return m.unitOf(s, asStatement)
+	case *ast.CommClause:
+		if p.Comm != s {
+			return m.unitOf(s, asStatement)
+		}
+	}
+	return nil
+}
+
+// definition returns what a variable is set to, if that can as well be evaluated twice.
+func (m *goMutator) definition(s *ast.AssignStmt) *unit {
+	if len(s.Rhs) != 1 {
+		return nil
+	}
+	twice := true
+	ast.Inspect(s.Rhs[0], func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.CallExpr:
+			function, ok := n.Fun.(*ast.Ident)
+			twice = twice && ok && (goWords[function.Name] != "" || function.Name == "len")
+		case *ast.UnaryExpr:
+			twice = twice && n.Op != token.ARROW
+		case *ast.FuncLit, *ast.IndexExpr, *ast.SliceExpr:
+			twice = false // another index may panic
+		}
+		return true
+	})
+	if !twice {
+		return nil
+	}
+	return m.unitOf(s.Rhs[0], asValue)
 }
 
 func (m *goMutator) negate(condition ast.Expr) {
 	if condition == nil {
 		return
 	}
-	m.change(condition, "condition negated", "!("+m.textOf(condition)+")")
+	m.change(condition, asCondition, "condition negated", "!("+m.textOf(condition)+")")
 	if c, ok := condition.(*ast.BinaryExpr); ok && (c.Op == token.EQL || c.Op == token.NEQ) {
 		m.spared[c] = true // the other operator would be the same
 	}
@@ -140,7 +215,7 @@ func (m *goMutator) leaveOut(list []ast.Stmt, body bool) {
 		default:
 			continue
 		}
-		m.change(statement, "left out", "")
+		m.change(statement, asStatement, "left out", "")
 	}
 }
 

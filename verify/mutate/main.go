@@ -36,9 +36,10 @@ var (
 	every      = flag.Int("every", 1, "try one of so many")
 	offset     = flag.Int("offset", 0, "which one of these")
 	list       = flag.Bool("list", false, "only list the mutants")
-	jobs       = flag.Int("jobs", 2, "how many to try at a time")
-	short      = flag.String("short", "-test.short -test.failfast", "arguments of the library's tests that run first; none: they do not")
-	simulation = flag.String("simulation", "-test.run Simulation -simulated 30m -seed 1", "arguments of this module's tests that run then")
+	jobs       = flag.Int("jobs", 3, "how many to try at a time")
+	brief      = flag.String("brief", "-test.run Simulation -simulated 10m -seed 1", "arguments of this module's tests that run first; none: they do not")
+	short      = flag.String("short", "-test.short -test.failfast", "arguments of the library's tests that run then")
+	simulation = flag.String("simulation", "-test.run Simulation -simulated 1h -seed 2", "arguments of this module's tests that run then")
 	full       = flag.String("full", "-test.failfast", "arguments of the library's tests that run last")
 	equivalent = flag.String("equivalent", "mutate/equivalent.txt", "the file of survivors that nobody can see")
 	logTo      = flag.String("log", "", "a file of results, to be resumed from")
@@ -60,7 +61,11 @@ func main() {
 }
 
 func mutate(ctx context.Context) (survivors int, _ error) {
-	mutants, err := find()
+	sources, err := readSources()
+	if err != nil {
+		return 0, err
+	}
+	mutants, err := choose(sources)
 	if err != nil {
 		return 0, err
 	}
@@ -79,7 +84,7 @@ func mutate(ctx context.Context) (survivors int, _ error) {
 		return 0, err
 	}
 	stages := stages()
-	outcomes, err := tryAll(ctx, mutants, stages, journal)
+	outcomes, err := tryAll(ctx, sources, mutants, stages, journal)
 	report, survivors := table(mutants, outcomes, named, stages)
 	fmt.Print("\n", report)
 	if *reportTo != "" {
@@ -88,13 +93,9 @@ func mutate(ctx context.Context) (survivors int, _ error) {
 	return survivors, err
 }
 
-// find finds the mutants that the flags ask for.
-func find() ([]*mutant, error) {
-	wanted, err := regexp.Compile(*only)
-	if err != nil {
-		return nil, err
-	}
-	var all, some []*mutant
+// readSources finds the mutants of the files that the flags ask for.
+func readSources() ([]*source, error) {
+	var sources []*source
 	for pattern := range strings.SplitSeq(*files, ",") {
 		paths, err := filepath.Glob(filepath.Join(library, pattern))
 		if err != nil || len(paths) == 0 {
@@ -110,36 +111,49 @@ func find() ([]*mutant, error) {
 			if err != nil {
 				return nil, err
 			}
-			all = append(all, source.mutants...)
+			sources = append(sources, source)
 		}
 	}
+	return sources, nil
+}
+
+// choose returns the mutants that the flags ask for.
+func choose(sources []*source) ([]*mutant, error) {
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		return nil, err
+	}
+	var chosen []*mutant
 	n := 0
-	for _, m := range all {
-		if !wanted.MatchString(m.String()) {
-			continue
+	for _, source := range sources {
+		for _, m := range source.mutants {
+			if !wanted.MatchString(m.String()) {
+				continue
+			}
+			if n%max(*every, 1) == *offset {
+				chosen = append(chosen, m)
+			}
+			n++
 		}
-		if n%max(*every, 1) == *offset {
-			some = append(some, m)
-		}
-		n++
 	}
-	return some, nil
+	return chosen, nil
 }
 
 func stages() []*stage {
 	var all []*stage
 	for _, s := range []struct{ name, in, args string }{
-		{"short tests", ".", *short}, {"simulation", "verify", *simulation}, {"full tests", ".", *full},
+		{"short simulation", "verify", *brief}, {"short tests", ".", *short},
+		{"simulation", "verify", *simulation}, {"all tests", ".", *full},
 	} {
 		if s.args != "" {
-			all = append(all, &stage{name: s.name, in: s.in, args: strings.Fields(s.args)})
+			all = append(all, &stage{name: s.name, in: s.in, args: strings.Fields(s.args), simulated: s.in == "verify"})
 		}
 	}
 	return all
 }
 
 // tryAll tries the mutants that the journal does not know.
-func tryAll(ctx context.Context, mutants []*mutant, stages []*stage, journal *journal) (map[*mutant]outcome, error) {
+func tryAll(ctx context.Context, sources []*source, mutants []*mutant, stages []*stage, journal *journal) (map[*mutant]outcome, error) {
 	outcomes := make(map[*mutant]outcome)
 	var open []*mutant
 	for _, m := range mutants {
@@ -158,22 +172,23 @@ func tryAll(ctx context.Context, mutants []*mutant, stages []*stage, journal *jo
 		return outcomes, err
 	}
 	defer os.RemoveAll(dir)
-	workers := make([]*worker, *jobs)
-	for i := range workers {
-		if workers[i], err = newWorker(library, filepath.Join(dir, strconv.Itoa(i)), stages); err != nil {
-			return outcomes, err
-		}
-	}
-	if err := workers[0].baseline(ctx); err != nil {
+	combined, err := newWorker(library, filepath.Join(dir, "combined"), stages)
+	if err != nil {
 		return outcomes, err
 	}
-	for i, w := range workers {
-		if i > 0 {
-			err = os.CopyFS(w.cache, os.DirFS(workers[0].cache))
-		}
-		if err = errors.Join(err, w.eachCached(w.keep)); err != nil {
+	if err := combined.prepare(ctx, sources); err != nil {
+		return outcomes, err
+	}
+	workers := make([]*worker, *jobs)
+	for i := range workers {
+		w, err := newWorker(library, filepath.Join(dir, strconv.Itoa(i)), stages)
+		if err != nil {
 			return outcomes, err
 		}
+		if err := errors.Join(os.CopyFS(w.cache, os.DirFS(combined.cache)), w.eachCached(w.keep)); err != nil {
+			return outcomes, err
+		}
+		workers[i], w.tests = w, combined.tests
 	}
 
 	ctx, cancel := context.WithCancelCause(ctx)

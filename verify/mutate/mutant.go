@@ -18,6 +18,8 @@ type mutant struct {
 	nth          int    // of those in the function that are alike, from 1
 	from, to     int    // offsets of what is replaced
 	with         string
+	unit         *unit // in which it is combined with others; nil: it is compiled by itself
+	number       int   // from 1, of all
 }
 
 // String is the mutant's name for people.
@@ -64,23 +66,25 @@ func newSource(file, code string) (*source, error) {
 	return s, nil
 }
 
-func (s *source) add(function, change, text string, from, to int, with string) {
+func (s *source) add(function, change, text string, from, to int, with string) *mutant {
 	before := s.code[:from]
-	s.mutants = append(s.mutants, &mutant{
+	m := &mutant{
 		source: s, function: function, change: change, from: from, to: to, with: with,
 		text:   strings.Join(strings.Fields(text), " "),
 		line:   strings.Count(before, "\n") + 1,
 		column: from - strings.LastIndex(before, "\n"),
-	})
+	}
+	s.mutants = append(s.mutants, m)
+	return m
 }
 
 // replace adds a mutant in which one word has become another. What it is named by is the line.
-func (s *source) replace(function string, from, to int, with string) {
+func (s *source) replace(function string, from, to int, with string) *mutant {
 	line := s.code[strings.LastIndex(s.code[:from], "\n")+1:]
 	for _, end := range []string{"\n", " //", " --"} {
 		line, _, _ = strings.Cut(line, end)
 	}
-	s.add(function, s.code[from:to]+" became "+with, line, from, to, with)
+	return s.add(function, s.code[from:to]+" became "+with, line, from, to, with)
 }
 
 // otherNumber returns another number than the literal. One more makes a difference of a

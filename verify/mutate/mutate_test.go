@@ -138,6 +138,67 @@ func TestMutants_keyStaysWhereLinesAreMoved(t *testing.T) {
 	}
 }
 
+// What is nested stays as it is where the mutant around it is in force, and the other way round.
+func TestCombined(t *testing.T) {
+	const code = `package p
+
+const most = 512
+
+func (t *task) stop(n int) bool {
+	if n > 3 && t.ok {
+		t.run(20)
+	}
+	first := min(n, 1)
+	second := t.all[0]
+	return first == second
+}
+`
+	const want = `package p
+
+const most = 512
+
+func (t *task) stop(n int) bool {
+	if (mutant(5) && (n > 3 || t.ok) || !mutant(5) && ((mutant(2) && (!(n > 3 && t.ok)) || !mutant(2) && ((mutant(4) && (n > 4) || !mutant(4) && ((mutant(3) && (n >= 3) || !mutant(3) && (n > 3)))) && t.ok)))) {
+		if mutant(7) { t.run(40) } else { if mutant(6) {  } else { t.run(20) } }
+	}
+	first := mutantValue(9, min(n, 2), mutantValue(8, max(n, 1), min(n, 1)))
+	second := t.all[0]
+	return (mutant(11) && (first != second) || !mutant(11) && (first == second))
+}
+`
+	source, err := newSource("p.go", code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range source.mutants {
+		m.number = i + 1
+	}
+	got := source.combined()
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if _, err := parser.ParseFile(token.NewFileSet(), "", got, 0); err != nil {
+		t.Error(err)
+	}
+	var alone []int
+	for _, m := range source.mutants {
+		if m.unit == nil {
+			alone = append(alone, m.number)
+		}
+	}
+	if !slices.Equal(alone, []int{1, 10}) {
+		t.Errorf("compiled by themselves: %v", alone)
+	}
+}
+
+func TestRefusedOf(t *testing.T) {
+	files := map[string]string{"p.go": "package p\n\nif mutant(1) {} else { a }; if mutant(23) {} else { return }\n}\n"}
+	got := refusedOf("# p\n./p.go:4:1: missing return\np.go:3:20: undefined: a\n", files)
+	if !slices.Equal(got, []int{23, 1}) {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestFailure(t *testing.T) {
 	for output, want := range map[string]string{
 		"ok\n    --- FAIL: TestA/b (0.1s)\n": "TestA",

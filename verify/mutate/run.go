@@ -17,10 +17,11 @@ import (
 
 // A stage is a run of the tests of one package.
 type stage struct {
-	name    string
-	in      string // the package's directory in the library
-	args    []string
-	longest time.Duration
+	name      string
+	in        string // the package's directory in the library
+	args      []string
+	simulated bool
+	longest   time.Duration
 }
 
 // What a mutant can come to, beside the name of the stage that found it.
@@ -35,14 +36,18 @@ const (
 type worker struct {
 	root, cache, temp string
 	stages            []*stage
-	kept              map[string]bool // of the cache
+	kept              map[string]bool   // of the cache
+	tests             map[string]string // of the combined library: the binary by its package
 }
 
 // newWorker copies the library, so that it may be worked on meanwhile.
 func newWorker(library, dir string, stages []*stage) (*worker, error) {
 	w := &worker{
 		root: filepath.Join(dir, "library"), cache: filepath.Join(dir, "cache"), temp: filepath.Join(dir, "temp"),
-		stages: stages, kept: make(map[string]bool),
+		stages: stages, kept: make(map[string]bool), tests: make(map[string]string),
+	}
+	if err := os.MkdirAll(w.temp, 0o700); err != nil {
+		return nil, err
 	}
 	return w, filepath.WalkDir(library, func(path string, entry fs.DirEntry, err error) error {
 		relative, _ := filepath.Rel(library, path)
@@ -65,16 +70,23 @@ func newWorker(library, dir string, stages []*stage) (*worker, error) {
 	})
 }
 
-// baseline runs all stages without a mutant, and gives them their time from how long it took.
-func (w *worker) baseline(ctx context.Context) error {
+// prepare compiles the combined library, and runs all stages without a mutant. It gives them
+// their time from how long that took.
+func (w *worker) prepare(ctx context.Context, sources []*source) error {
+	if err := w.combineAll(ctx, sources); err != nil {
+		return err
+	}
 	for _, s := range w.stages {
-		binary, output, err := w.build(ctx, s)
-		if err != nil {
-			return fmt.Errorf("the library without a mutant does not compile for the %s: %w\n%s", s.name, err, output)
+		if w.tests[s.in] == "" {
+			binary := filepath.Join(filepath.Dir(w.root), fmt.Sprintf("%d.test", len(w.tests)))
+			if output, err := w.build(ctx, s.in, binary); err != nil {
+				return fmt.Errorf("the tests for the %s do not compile: %w\n%s", s.name, err, output)
+			}
+			w.tests[s.in] = binary
 		}
 		start := time.Now()
 		s.longest = 30 * time.Minute
-		output, err = w.test(ctx, s, binary)
+		output, err := w.test(ctx, s, w.tests[s.in], 0)
 		took := time.Since(start)
 		if err != nil {
 			return fmt.Errorf("the library without a mutant does not pass the %s: %w\n%s", s.name, err, output)
@@ -110,21 +122,26 @@ func (w *worker) forget(path string) error {
 	return os.Remove(path)
 }
 
-// try puts the mutant in place, and runs the stages until one fails. It returns what the
+// try puts the mutant in force, and runs the stages until one fails. It returns what the
 // mutant came to, and which test found it. An error means that this is not known.
 func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error) {
-	file := filepath.Join(w.root, m.source.file)
-	if err := os.WriteFile(file, []byte(m.apply()), 0o600); err != nil {
+	if err := errors.Join(os.RemoveAll(w.temp), os.MkdirAll(w.temp, 0o700)); err != nil {
 		return "", "", err
 	}
-	defer func() {
-		err := errors.Join(os.WriteFile(file, []byte(m.source.code), 0o600), w.eachCached(w.forget))
-		if err != nil {
-			panic(err) // the next mutant would be two
+	if m.unit == nil {
+		file := filepath.Join(w.root, m.source.file)
+		if err := os.WriteFile(file, []byte(m.apply()), 0o600); err != nil {
+			return "", "", err
 		}
-	}()
+		defer func() {
+			err := errors.Join(os.WriteFile(file, []byte(m.source.code), 0o600), w.eachCached(w.forget))
+			if err != nil {
+				panic(err) // the next mutant would be two
+			}
+		}()
+	}
 	for _, s := range w.stages {
-		binary, output, err := w.build(ctx, s)
+		binary, output, err := w.binary(ctx, s, m)
 		if ctx.Err() != nil {
 			return "", "", ctx.Err()
 		}
@@ -134,7 +151,7 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 		if err != nil {
 			return "", "", fmt.Errorf("%v: %w\n%s", m, err, output)
 		}
-		output, err = w.test(ctx, s, binary)
+		output, err = w.test(ctx, s, binary, m.number)
 		switch {
 		case ctx.Err() != nil:
 			return "", "", ctx.Err()
@@ -147,24 +164,33 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 	return survived, "", nil
 }
 
-// test runs the tests of a stage. If one fails it has to fail alone too: it may have failed
-// because the machine was busy.
-func (w *worker) test(ctx context.Context, s *stage, binary string) (output string, err error) {
-	output, err = w.run(ctx, s.longest, s.in, binary, s.args...)
-	if errors.Is(err, context.DeadlineExceeded) {
+// binary returns the tests to run against a mutant. A script is not compiled.
+func (w *worker) binary(ctx context.Context, s *stage, m *mutant) (binary, output string, err error) {
+	if m.unit != nil || filepath.Ext(m.source.file) == ".lua" {
+		return w.tests[s.in], "", nil
+	}
+	binary = filepath.Join(w.temp, "mutant.test")
+	output, err = w.build(ctx, s.in, binary)
+	return binary, output, err
+}
+
+// test runs the tests of a stage against a mutant. If one fails it has to fail alone too: it may
+// have failed because the machine was busy, which the simulation does not mind.
+func (w *worker) test(ctx context.Context, s *stage, binary string, number int) (output string, err error) {
+	environment := []string{fmt.Sprintf("%s=%d", numberVariable, number), libraryVariable + "=" + w.root}
+	output, err = w.run(ctx, s.longest, s.in, environment, binary, s.args...)
+	if errors.Is(err, context.DeadlineExceeded) || s.simulated {
 		return output, err
 	}
 	if test := failedTest.FindStringSubmatch(output); err != nil && test != nil {
-		_, err = w.run(ctx, s.longest, s.in, binary, append(slices.Clip(s.args), "-test.run=^"+test[1]+"$")...)
+		_, err = w.run(ctx, s.longest, s.in, environment, binary, append(slices.Clip(s.args), "-test.run=^"+test[1]+"$")...)
 	}
 	return output, err
 }
 
-var (
-	compilerError = regexp.MustCompile(`(?m)^\S+\.go:\d+:\d+: `)
-	failedTest    = regexp.MustCompile(`--- FAIL: ([^\s/]+)`)
-	crash         = regexp.MustCompile(`(?m)^(?:panic|fatal error): .*`)
-)
+var failedTest = regexp.MustCompile(`--- FAIL: ([^\s/]+)`)
+
+var crash = regexp.MustCompile(`(?m)^(?:panic|fatal error): .*`)
 
 // failure returns what the output says of why the tests failed.
 func failure(output string) string {
@@ -177,22 +203,22 @@ func failure(output string) string {
 	return "no test's name"
 }
 
-// build compiles the tests of a stage. The paths of the copies are not in them, so that the
-// packages that the mutant does not change are compiled once. Without inlining and without what
+// compile compiles the library, to be told of all errors.
+func (w *worker) compile(ctx context.Context) (output string, err error) {
+	return w.run(ctx, 10*time.Minute, ".", nil, "go", "build", "-trimpath", "-gcflags=-e", ".")
+}
+
+// build compiles the tests of a package. The paths of the copies are not in them, so that the
+// packages that a mutant does not change are compiled once. Without inlining and without what
 // debuggers need it takes half of the time.
-func (w *worker) build(ctx context.Context, s *stage) (binary, output string, err error) {
-	if err := errors.Join(os.RemoveAll(w.temp), os.MkdirAll(w.temp, 0o700)); err != nil {
-		return "", "", err
-	}
-	binary = filepath.Join(w.temp, "mutant.test")
-	output, err = w.run(ctx, 10*time.Minute, s.in, "go", "test", "-c", "-trimpath", "-vet=off",
+func (w *worker) build(ctx context.Context, in, binary string) (output string, err error) {
+	return w.run(ctx, 10*time.Minute, in, nil, "go", "test", "-c", "-trimpath", "-vet=off",
 		"-gcflags=-dwarf=false -l", "-ldflags=-s -w", "-o", binary, ".")
-	return binary, output, err
 }
 
 // run runs a command. It ends what the command has started as well, and keeps it from using
 // up the machine's memory, as a mutant may do.
-func (w *worker) run(ctx context.Context, longest time.Duration, in, name string, args ...string) (output string, err error) {
+func (w *worker) run(ctx context.Context, longest time.Duration, in string, environment []string, name string, args ...string) (output string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	file, err := os.Create(filepath.Join(w.temp, "output"))
@@ -202,7 +228,7 @@ func (w *worker) run(ctx context.Context, longest time.Duration, in, name string
 	defer file.Close()
 	command := exec.CommandContext(ctx, "sh", append([]string{"-c", `ulimit -d 4000000; exec "$@"`, "sh", name}, args...)...)
 	command.Dir = filepath.Join(w.root, in)
-	command.Env = append(os.Environ(), "TMPDIR="+w.temp, "GOCACHE="+w.cache)
+	command.Env = append(append(os.Environ(), "TMPDIR="+w.temp, "GOCACHE="+w.cache), environment...)
 	command.Stdout, command.Stderr = file, file
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
