@@ -57,11 +57,17 @@ func TestLease_refresh(t *testing.T) {
 		},
 		"slow, and sent again": {
 			{at: 0, begin: 1, ttl: 10 * second, want: 9900 * time.Millisecond},
-			{at: slowReply, end: 1, ok: true, want: 9900 * time.Millisecond},
+			{at: 50 * time.Millisecond, end: 1, ok: true, want: 9900 * time.Millisecond},
 			{at: 3 * second, begin: 2, ttl: 100 * second, want: 9900 * time.Millisecond},
 			{at: 3 * second, end: 2, ok: true, want: 12900 * time.Millisecond},
 			{at: 4 * second, begin: 3, ttl: 100 * second, want: 12900 * time.Millisecond},
 			{at: 4 * second, end: 3, ok: true, want: 103 * second},
+		},
+		"quick": {
+			{at: 0, begin: 1, ttl: 10 * second, want: 9900 * time.Millisecond},
+			{at: 49 * time.Millisecond, end: 1, ok: true, want: 9900 * time.Millisecond},
+			{at: 3 * second, begin: 2, ttl: 100 * second, want: 9900 * time.Millisecond},
+			{at: 3 * second, end: 2, ok: true, want: 102 * second},
 		},
 		"silence after one that was not answered": {
 			{at: 0, begin: 1, ttl: 30 * second, want: 29700 * time.Millisecond},
@@ -138,4 +144,51 @@ func TestLease_oneOfTwoTooLate(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The cause of the end says since when the lock was not refreshed, and why the latest refreshes
+// failed: not if they are older than one that succeeded.
+func TestLease_cause(t *testing.T) {
+	failure := errors.New("no reply")
+	type step struct {
+		refresh int // its number: the first time it begins, the second time it ends
+		err     error
+	}
+	for name, test := range map[string]struct {
+		steps []step
+		since time.Duration
+		want  error
+	}{
+		"never refreshed":             {nil, 0, nil},
+		"failed":                      {[]step{{1, nil}, {1, failure}}, 0, failure},
+		"succeeded":                   {[]step{{1, nil}, {1, nil}}, time.Second, nil},
+		"failed, then succeeded":      {[]step{{1, nil}, {1, failure}, {2, nil}, {2, nil}}, 3 * time.Second, nil},
+		"succeeded, then failed":      {[]step{{1, nil}, {1, nil}, {2, nil}, {2, failure}}, time.Second, failure},
+		"an older one failed later":   {[]step{{1, nil}, {2, nil}, {2, nil}, {1, failure}}, 2 * time.Second, nil},
+		"an older one succeeds later": {[]step{{1, nil}, {2, nil}, {2, nil}, {1, nil}}, 2 * time.Second, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const ttl = time.Minute
+				start := sinceEpoch()
+				var l lease
+				l.begin(start, ttl)
+				sent := make(map[int]time.Duration)
+				for _, step := range test.steps {
+					time.Sleep(time.Second)
+					if began, ok := sent[step.refresh]; ok {
+						l.endRefresh(began, ttl, step.err, true)
+					} else {
+						sent[step.refresh], _ = l.beginRefresh(ttl)
+					}
+				}
+				time.Sleep(l.remaining())
+				cause, expired := l.endIfExpired()
+				assert.True(t, expired)
+				assert.ErrorIs(t, cause, ErrLockNotHeld)
+				assert.ErrorContains(t, cause, epoch.Add(start+test.since).Format("15:04:05.000"))
+				assert.Equal(t, test.want != nil, errors.Is(cause, failure))
+			})
+		})
+	}
 }

@@ -94,7 +94,7 @@ func (w *worker) prepare(ctx context.Context, sources []*source) error {
 		if strings.Contains(output, "no tests to run") {
 			return fmt.Errorf("the %s are none: %v", s.name, s.args)
 		}
-		s.longest = 3*took + time.Minute
+		s.longest = 5*took + 20*time.Second
 		fmt.Printf("without a mutant the %s take %v\n", s.name, took.Round(time.Second))
 	}
 	return nil
