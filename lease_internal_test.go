@@ -1,6 +1,7 @@
 package redislock
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -103,23 +104,54 @@ func TestLease_refresh(t *testing.T) {
 // A refresh that was not answered may come into effect after one that was.
 func TestLease_straggler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var l lease
-		l.begin(sinceEpoch(), time.Minute)
-		sent, _ := l.beginRefresh(time.Second)
-		l.endRefresh(sent, time.Second, errors.New("no reply"), true)
-		refresh := func() time.Duration {
-			sent, ok := l.beginRefresh(time.Hour)
-			require.True(t, ok)
-			cause, expired := l.endRefresh(sent, time.Hour, nil, true)
-			require.NoError(t, cause)
-			require.False(t, expired)
-			return l.remaining()
+		for _, inBetween := range []bool{true, false} {
+			var l lease
+			l.begin(sinceEpoch(), time.Minute)
+			sent, _ := l.beginRefresh(time.Second)
+			l.endRefresh(sent, time.Second, errors.New("no reply"), true)
+			refresh := func() time.Duration {
+				sent, ok := l.beginRefresh(time.Hour)
+				require.True(t, ok)
+				cause, expired := l.endRefresh(sent, time.Hour, nil, true)
+				require.NoError(t, cause)
+				require.False(t, expired)
+				return l.remaining()
+			}
+			assert.LessOrEqual(t, refresh(), time.Second)
+			time.Sleep(orphanGrace)
+			if inBetween {
+				assert.LessOrEqual(t, refresh(), time.Second)
+			}
+			time.Sleep(time.Millisecond)
+			assert.Greater(t, refresh(), 59*time.Minute)
 		}
-		assert.LessOrEqual(t, refresh(), time.Second)
-		time.Sleep(orphanGrace)
-		assert.LessOrEqual(t, refresh(), time.Second)
-		time.Sleep(time.Millisecond)
-		assert.Greater(t, refresh(), 59*time.Minute)
+	})
+}
+
+// Whoever waits for refreshes waits for those that are under way, each time.
+func TestLease_awaitRefreshes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l lease
+		l.begin(sinceEpoch(), time.Hour)
+		for range 2 {
+			start := time.Now()
+			l.awaitRefreshes(t.Context())
+			assert.Zero(t, time.Since(start), "none is under way")
+			for _, takes := range []time.Duration{time.Second, 3 * time.Second} {
+				go func() {
+					sent, _ := l.beginRefresh(time.Hour)
+					time.Sleep(takes)
+					l.endRefresh(sent, time.Hour, nil, true)
+				}()
+			}
+			synctest.Wait()
+			impatient, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			l.awaitRefreshes(impatient)
+			cancel()
+			assert.Equal(t, 2*time.Second, time.Since(start))
+			l.awaitRefreshes(t.Context())
+			assert.Equal(t, 3*time.Second, time.Since(start))
+		}
 	})
 }
 
