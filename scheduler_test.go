@@ -52,7 +52,7 @@ func TestScheduler_serverStops(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	stopped.Pause()
 	start := time.Now()
-	got := counted(func() {
+	got := countedWithLosses(t, 100, func() {
 		for _, lock := range lost {
 			<-lock.Done()
 			took := time.Since(start)

@@ -38,6 +38,16 @@ func counted(f func()) redislock.Stats {
 	}
 }
 
+// countedWithLosses is counted for what loses locks: one is counted just after its Done has closed.
+func countedWithLosses(t testing.TB, lost int64, f func()) redislock.Stats {
+	t.Helper()
+	before := redislock.GetStats().Lost
+	return counted(func() {
+		f()
+		require.Eventually(t, func() bool { return redislock.GetStats().Lost-before >= lost }, 10*time.Second, time.Millisecond)
+	})
+}
+
 func TestStats(t *testing.T) {
 	onBothInTurn(t, func(t *testing.T, rdb *redis.Client) {
 		const workers, rounds = 8, 20
