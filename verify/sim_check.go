@@ -18,12 +18,15 @@ type simCall struct {
 	ttl      time.Duration
 	watchdog redislock.Watchdog
 	turn     turn
+	keys     []string        // turn.Key first
 	lock     *redislock.Lock // nil: it waits; its worker's alone, and set before it is held
 	held     context.Context // for which it is held inside Do, in place of lock
 	ctx      context.Context // of obtaining
 	since    time.Time       // of its first ask at the server; zero: none has arrived
-	value    string          // in Redis; "" if it is not known before the lock is obtained
+	value    string          // that its value in Redis ends with; "" if others have that too
 	over     bool            // it does not believe that it holds the lock any more
+	forgot   bool            // to release it
+	asked    time.Time       // at the server, when it was over; zero: it has left since
 }
 
 func (c *simCall) s() *simulation { return c.w.s }
@@ -36,6 +39,9 @@ func (c *simCall) begin(ctx context.Context) {
 	c.ctx = ctx
 	c.turn.Obtain.From = s.now()
 	s.calls[c] = struct{}{}
+	if c.value != "" {
+		s.byValue[c.value] = c
+	}
 }
 
 // obtained takes in how it ended.
@@ -80,7 +86,7 @@ func (c *simCall) succeeded(note func()) {
 	}
 	key := c.turn.Key
 	for other := range s.calls {
-		if other != c && other.turn.Key == key && other.believes() && other.turn.Token != c.turn.Token {
+		if other != c && other.shares(c) && other.believes() && other.turn.Token != c.turn.Token {
 			s.violationLocked(twoHolders, key, "worker %d obtains it while worker %d holds it until %v",
 				c.turn.Worker, other.turn.Worker, other.validUntil())
 		}
@@ -94,6 +100,11 @@ func (c *simCall) succeeded(note func()) {
 	s.checkOrder(c)
 	s.checkHandover(c)
 	s.released[key] = time.Time{}
+}
+
+// shares reports whether two calls have a key in common.
+func (c *simCall) shares(other *simCall) bool {
+	return slices.ContainsFunc(c.keys, func(key string) bool { return slices.Contains(other.keys, key) })
 }
 
 // believes reports whether the caller may take the lock for its own.
@@ -206,11 +217,21 @@ func (s *simulation) checkOrder(c *simCall) {
 	}
 	for other := range s.calls {
 		if other.turn.Key == c.turn.Key && other.waits() && other.since.Before(c.since) && !other.style.token &&
-			s.calmSince(other.w.p).Add(simSettled).Before(other.since) {
+			other.calmSince().Add(simSettled).Before(other.since) {
 			s.violationLocked("out of order", c.turn.Key, "worker %d, who first asked at %v, before worker %d at %v",
 				c.turn.Worker, s.onClock(c.since), other.turn.Worker, s.onClock(other.since))
 		}
 	}
+}
+
+// calmSince is since when nothing has kept the call from its turn. A connection that hangs does
+// if the Redis client waits on it for longer than the lock lives.
+func (c *simCall) calmSince() time.Time {
+	calm := c.s().calmSince(c.w.p)
+	if c.ttl <= simPatience {
+		calm = later(calm, c.w.p.hung)
+	}
+	return calm
 }
 
 // waits reports whether the call is in a queue.
@@ -221,20 +242,25 @@ func (c *simCall) waits() bool {
 	return c.turn.Obtain.To == 0 && !c.since.IsZero() && !c.w.p.dead.Load() && c.ctx.Err() == nil
 }
 
-// runs takes in a script that a server is about to run.
-func (s *simulation) runs(server *simServer, script simScript) {
+// runs takes in a script that a server runs.
+func (s *simulation) runs(server *simServer, script simScript, run func()) {
 	s.remember(script)
 	switch script.name {
 	case "queue_ask":
-		if value, waited := script.args[0], script.args[4]; waited == "0" {
-			s.asksFirst(value)
-		}
+		s.asks(script.args[0])
+		run()
+	case "queue_leave", "queue_release":
+		run()
+		s.leaves(script.args[0])
 	case "quorum_heal":
-		value, ttl := script.args[0], script.args[1]
-		go func() {
-			time.Sleep(time.Nanosecond) // it has run by then
-			s.checkHealed(server, script.keys[0], value, ttl)
-		}()
+		server.counts(script, run)
+		s.checkHealed(server, script.keys[0], script.args[0], script.args[1])
+	case "quorum_obtain", "quorum_refresh":
+		server.counts(script, run)
+	case "quorum_undo":
+		s.checkUndone(server, script, run)
+	default:
+		run()
 	}
 }
 
@@ -248,13 +274,54 @@ func (s *simulation) remember(script simScript) {
 	}
 }
 
-func (s *simulation) asksFirst(value string) {
+// asks notes that a server runs an ask for a place in its queue.
+func (s *simulation) asks(value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for c := range s.calls {
-		if c.value != "" && strings.HasSuffix(value, c.value) && c.since.IsZero() {
-			c.since = time.Now()
-			return
+	c := s.callOf(value)
+	switch {
+	case c == nil:
+	case c.over:
+		if s.now() < max(c.turn.Obtain.To, c.turn.Release.From)+simReckoned {
+			c.asked = time.Now()
+			s.toLeave[c] = struct{}{}
+		}
+	case c.since.IsZero():
+		c.since = time.Now()
+	}
+}
+
+// leaves notes that a server has run what takes a call out of the queue, or passes on its lock.
+func (s *simulation) leaves(value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.callOf(value); c != nil {
+		delete(s.toLeave, c)
+	}
+}
+
+// callOf returns the call whose value that is alone; nil if there is none.
+func (s *simulation) callOf(value string) *simCall {
+	if i := strings.LastIndex(value, simCallPrefix); i >= 0 {
+		return s.byValue[value[i:]]
+	}
+	return nil
+}
+
+// checkLeft finds out whether what asked for a place in a queue when its call was over has
+// been followed by what undoes that.
+func (s *simulation) checkLeft() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.toLeave {
+		p := c.w.p
+		switch {
+		case p.dead.Load() || c.forgot:
+			delete(s.toLeave, c)
+		case time.Since(later(c.asked, p.disturbed)) > simLeaves:
+			delete(s.toLeave, c)
+			s.violationLocked("did not leave", c.turn.Key, "worker %d, an ask of whose call came at %v, which was over: %v",
+				c.turn.Worker, s.onClock(c.asked), c.turn)
 		}
 	}
 }
@@ -266,7 +333,7 @@ func (s *simulation) checkHealed(server *simServer, key, value, ttl string) {
 	now, left := server.holds(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now != value || fmt.Sprint(left.Round(time.Millisecond).Milliseconds()) != ttl || time.Since(server.lastSet()) < simLeftover {
+	if now != value || fmt.Sprint(left.Round(time.Millisecond).Milliseconds()) != ttl || time.Since(server.lastSet()) < simUnderWay {
 		return // it was refused, or the server's clock cannot tell
 	}
 	for _, c := range s.ended {

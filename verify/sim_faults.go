@@ -82,11 +82,17 @@ var stallingConnections = simFault{name: "connections stall", late: true, distur
 	return longest
 }}
 
+// laggingPackets does the same to single packets: while one is late others are answered at once.
+var laggingPackets = simFault{name: "some packets late", late: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
+	return simStall + f.change(f.upTo(10*time.Second), func(l *simLink) { l.lagging = true }, func(l *simLink) { l.lagging = false })
+}}
+
 var simFaults = []simFault{
 	{name: "delay", late: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
 		most := []time.Duration{20 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second}[f.random.IntN(3)]
 		return most + f.change(f.upTo(10*time.Second), func(l *simLink) { l.delay = most }, func(l *simLink) { l.delay = 0 })
 	}},
+	laggingPackets,
 	{name: "loss", disturb: func(_ *simulation, f *simTarget) time.Duration {
 		lasts := f.change(f.upTo(5*time.Second), func(l *simLink) { l.losing = true }, func(l *simLink) { l.losing = false })
 		return f.cutLost(lasts + f.upTo(5*time.Second))
@@ -105,15 +111,16 @@ var simFaults = []simFault{
 	}},
 	stallingConnections,
 	{name: "a connection hangs", harmless: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
-		var latest *simConn // is used again first
+		var used []*simConn // are used again first; go-redis has others for pipelines
 		f.each(func(c *simConn) {
-			if !c.subscribes.Load() && (latest == nil || c.out.lastWrite().After(latest.out.lastWrite())) {
-				latest = c
+			if !c.subscribes.Load() && time.Since(c.out.lastWrite()) < time.Second {
+				used = append(used, c)
 			}
 		})
-		if latest != nil {
-			latest.in.lose()
-			latest.out.lose()
+		if len(used) > 0 {
+			c := used[f.random.IntN(len(used))]
+			c.in.lose()
+			c.out.lose()
 		}
 		return f.cutLost(5 * time.Second)
 	}},
@@ -204,11 +211,16 @@ func (s *simulation) disturb(fault simFault) {
 // anyFault chooses a fault, of those that nothing should come of if they shall be harmless.
 func (s *simulation) anyFault(harmless bool) simFault {
 	for {
-		if !harmless && s.random.IntN(5) == 0 {
-			return stallingConnections
-		}
 		fault := simFaults[s.random.IntN(len(simFaults))]
-		if fault.harmless || !harmless {
+		switch n := s.random.IntN(10); {
+		case harmless && fault.harmless:
+			return fault
+		case harmless:
+		case n < 2:
+			return stallingConnections
+		case n < 3:
+			return laggingPackets
+		default:
 			return fault
 		}
 	}
@@ -224,6 +236,9 @@ func (s *simulation) note(fault simFault, what string, hit []*simProcess, until 
 		if !fault.harmless {
 			p.disturbed = later(p.disturbed, until)
 			s.disturbed = later(s.disturbed, until)
+		}
+		if fault.harmless {
+			p.hung = later(p.hung, until)
 		}
 		if fault.late {
 			p.late = later(p.late, until)

@@ -25,6 +25,7 @@ type simLink struct {
 	delay     time.Duration         // of a packet, at most
 	heldUntil time.Time             // no packet arrives before
 	refusing  bool                  // new connections
+	lagging   bool                  // one in five packets arrives late
 	losing    bool                  // one in ten packets, and with it all that follow it on the connection
 	doubling  bool                  // published messages arrive late, and again
 	unplugged bool                  // for good
@@ -97,6 +98,9 @@ func (l *simLink) travel(data []byte) (delay time.Duration, lost bool, again tim
 	defer l.mu.Unlock()
 	if l.delay > 0 {
 		delay = time.Duration(l.random.Int64N(int64(l.delay)))
+	}
+	if l.lagging && l.random.IntN(5) == 0 {
+		delay = time.Duration(l.random.Int64N(int64(simStall)))
 	}
 	lost = l.losing && l.random.IntN(10) == 0
 	if l.doubling && isMessage(data) {

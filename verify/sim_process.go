@@ -30,6 +30,7 @@ type simProcess struct {
 	started   time.Time
 	disturbed time.Time // until when something keeps it from what the library promises
 	late      time.Time // until when commands of it may be late
+	hung      time.Time // until when a connection of it may hang
 	died      time.Time
 	machine   bool // died as well
 }
@@ -111,6 +112,11 @@ type simWorker struct {
 	random *rand.Rand
 	tokens int // of its own that it has used
 	token  string
+	// The TTL of the token's latest call, which the next must not go below: what is late of the
+	// one before would shorten it. Nor must it go beyond while anything of it may be late but a
+	// watchdog's refresh, which never shortens.
+	tokenTTL time.Duration
+	loose    bool // something else of the token may be under way
 }
 
 func (w *simWorker) chance(percent int) bool { return w.random.IntN(100) < percent }
@@ -129,6 +135,37 @@ func (w *simWorker) work() {
 func (w *simWorker) newToken() {
 	w.tokens++
 	w.token = fmt.Sprintf("worker %d, token %d.", w.number, w.tokens)
+	w.tokenTTL, w.loose = 0, false
+}
+
+// ttl returns that of the next call.
+func (w *simWorker) ttl(style simStyle) time.Duration {
+	ttl := time.Second << w.random.IntN(3)
+	switch {
+	case style.watched && !style.token && !style.brief && w.chance(25):
+		return time.Second / 2
+	case style.brief:
+		return simBriefTTL
+	case !style.token:
+		return ttl
+	case w.tokenTTL == 0 || !w.loose:
+		w.tokenTTL = max(w.tokenTTL, ttl)
+	}
+	return w.tokenTTL
+}
+
+// settled reports whether nothing of a call that has just ended is under way any more: nothing
+// is late, or it was answered before the Redis client would send it again; of a quorum, by all
+// nodes at once.
+func (w *simWorker) settled(c call) bool {
+	if !w.s.mayBeLate(w.p, w.s.start.Add(c.From)) {
+		return true
+	}
+	if len(w.s.servers) > 1 && c.To > c.From {
+		return false
+	}
+	answered := c.Err == "" || c.Err == redislock.ErrNotObtained.Error() || c.Err == redislock.ErrLockNotHeld.Error()
+	return answered && c.To-c.From < simPatience
 }
 
 // sleep waits, and reports whether the work goes on.
@@ -152,11 +189,8 @@ func isClosed(done <-chan struct{}) bool {
 
 // turn is one lock, from obtaining to releasing.
 func (w *simWorker) turn(style simStyle) {
-	ttl := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second}[w.random.IntN(3)]
-	if style.token {
-		ttl = 2 * time.Second // always the same: a late call must not shorten the TTL
-	}
-	c := &simCall{w: w, style: style, ttl: ttl, turn: turn{Worker: w.number, Key: style.key()}}
+	ttl, keys := w.ttl(style), style.keys(w)
+	c := &simCall{w: w, style: style, ttl: ttl, keys: keys, turn: turn{Worker: w.number, Key: keys[0]}}
 	ctx, cancel := w.obtaining(style)
 	defer cancel()
 	opt := style.options(w, c)
@@ -166,8 +200,11 @@ func (w *simWorker) turn(style simStyle) {
 		return
 	}
 	c.begin(ctx)
-	lock, err := w.obtain(ctx, style, ttl, opt)
+	lock, err := w.obtain(ctx, keys, ttl, opt)
 	c.obtained(lock, err)
+	if style.token && !w.settled(c.turn.Obtain) {
+		w.loose = true
+	}
 	if lock == nil {
 		if style.token && w.chance(50) {
 			w.turn(style) // tries again at once, as callers do
@@ -178,11 +215,11 @@ func (w *simWorker) turn(style simStyle) {
 	w.release(c)
 }
 
-func (w *simWorker) obtain(ctx context.Context, style simStyle, ttl time.Duration, opt *redislock.Options) (*redislock.Lock, error) {
-	if style.several {
-		return w.p.locker.ObtainMulti(ctx, []string{style.key(), style.key() + " too"}, ttl, opt)
+func (w *simWorker) obtain(ctx context.Context, keys []string, ttl time.Duration, opt *redislock.Options) (*redislock.Lock, error) {
+	if len(keys) > 1 {
+		return w.p.locker.ObtainMulti(ctx, keys, ttl, opt)
 	}
-	return w.p.locker.Obtain(ctx, style.key(), ttl, opt)
+	return w.p.locker.Obtain(ctx, keys[0], ttl, opt)
 }
 
 // obtaining returns the context of a call: for most calls long, for some short or over, for
@@ -237,14 +274,14 @@ func (w *simWorker) hold(c *simCall, opt *redislock.Options) {
 		c.watchDone()
 	}
 	held := w.upTo(300 * time.Millisecond)
-	if w.chance(15) || c.watchdog != nil && w.chance(20) {
+	if w.chance(15) || c.watchdog != nil && w.chance(30) {
 		held = w.upTo(3 * c.ttl)
 	}
 	for end := time.Now().Add(held); time.Now().Before(end) && time.Now().Before(c.lock.ValidUntil()) && w.p.ctx.Err() == nil; {
 		w.pause(c, min(w.upTo(500*time.Millisecond), time.Until(end)))
 		c.check()
 		switch {
-		case w.chance(20) && !c.style.token:
+		case w.chance(20) && !c.style.token && !c.style.brief:
 			w.refresh(c)
 		case w.chance(5) && c.style.token && opt.Watchdog == nil:
 			w.obtainAgain(c, opt)
@@ -252,16 +289,24 @@ func (w *simWorker) hold(c *simCall, opt *redislock.Options) {
 	}
 }
 
-// pause waits, but not for longer than the lock is held.
+// pause waits, but not for longer than the lock is held; if that has a watchdog a bit longer, or
+// it would be given back at the very moment at which it was lost.
 func (w *simWorker) pause(c *simCall, d time.Duration) {
+	held := time.Until(c.lock.ValidUntil())
+	if c.watchdog != nil {
+		held += time.Millisecond
+	}
 	select {
-	case <-time.After(min(d, time.Until(c.lock.ValidUntil()))):
+	case <-time.After(min(d, held)):
 	case <-w.p.ctx.Done():
 	}
 }
 
 func (w *simWorker) refresh(c *simCall) {
 	ttl := c.ttl/2 + w.upTo(2*c.ttl)
+	if c.watchdog != nil {
+		ttl = max(ttl, 2*c.ttl/3) // enough for another try
+	}
 	ctx, cancel := context.WithTimeout(w.p.ctx, w.upTo(2*c.ttl))
 	defer cancel()
 	c.turn.Refresh = c.s().record(func() error {
@@ -281,7 +326,13 @@ func (w *simWorker) obtainAgain(c *simCall, opt *redislock.Options) {
 		cancel()
 	}
 	defer cancel()
-	_, _ = w.obtain(ctx, c.style, c.ttl, opt)
+	again := w.s.record(func() error {
+		_, err := w.obtain(ctx, c.style.keys(w), c.ttl, opt)
+		return err
+	})
+	if !w.settled(again) {
+		w.loose = true
+	}
 	c.check()
 }
 
@@ -293,6 +344,7 @@ func (w *simWorker) release(c *simCall) {
 	}
 	if c.watchdog == nil && w.chance(5) {
 		<-c.lock.Done() // it is forgotten
+		c.forgot = true
 		c.ends()
 		w.newToken()
 		return
@@ -311,11 +363,15 @@ func (w *simWorker) release(c *simCall) {
 	c.ends()
 	c.turn.Release = c.s().record(func() error { return c.lock.Release(ctx) })
 	switch {
-	case !c.style.token || c.turn.Release.To == c.turn.Release.From:
-	case w.s.mayBeLate(w.p, w.s.start.Add(c.turn.Release.From)):
+	case !c.style.token:
+	case !w.settled(c.turn.Release):
 		w.newToken() // an attempt of it may be on its way, and hit the token's next lock
 	case c.turn.Release.Err != "":
 		w.turn(c.style) // the token holds it yet
+	case w.loose:
+		w.newToken()
+	case w.chance(50):
+		w.turn(c.style) // by a token of which refreshes may be on their way
 	}
 	if err := c.lock.Refresh(ctx, c.ttl, nil); err != redislock.ErrNotObtained {
 		w.s.violation("refreshed after its release", c.turn.Key, "%v", err)

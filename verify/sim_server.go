@@ -21,8 +21,13 @@ import (
 // scripts see the time of day, may be set.
 type simServer struct {
 	redis *miniredis.Miniredis
-	// runs is told of each script, before the server runs it.
-	runs func(s *simServer, script simScript)
+	// runs is told of each script of a lock, and has it run.
+	runs func(s *simServer, script simScript, run func())
+
+	running sync.Mutex           // held while such a script runs
+	inside  *server.Peer         // whose script that is; guarded by mu
+	known   map[string]bool      // digests of scripts; guarded by running
+	taken   map[string]simTaking // by key, unless another call has come to count on that since; guarded by running
 
 	mu       sync.Mutex
 	passed   time.Time     // until when time has passed for TTLs
@@ -45,18 +50,23 @@ var scriptNames = sync.OnceValue(func() map[string]string {
 		{"queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
 		{"quorum_obtain"}, {"quorum_undo"}, {"quorum_refresh"}, {"quorum_heal"},
 	} {
-		digest := sha1.New()
+		var script strings.Builder
 		for _, file := range files {
 			source, err := os.ReadFile(filepath.Join("..", "lua", file+".lua"))
 			if err != nil {
 				panic(err) // not in the tree
 			}
-			digest.Write(source)
+			script.Write(source)
 		}
-		names[hex.EncodeToString(digest.Sum(nil))] = files[len(files)-1]
+		names[digestOf(script.String())] = files[len(files)-1]
 	}
 	return names
 })
+
+func digestOf(script string) string {
+	digest := sha1.Sum([]byte(script))
+	return hex.EncodeToString(digest[:])
+}
 
 func parseScript(args []string) (script simScript, ok bool) {
 	if len(args) < 2 {
@@ -70,8 +80,14 @@ func parseScript(args []string) (script simScript, ok bool) {
 	return simScript{name, args[2 : 2+keys], args[2+keys:]}, true
 }
 
-func startSimServer(runs func(*simServer, simScript)) *simServer {
-	s := &simServer{redis: miniredis.NewMiniRedis(), runs: runs, passed: time.Now()}
+func startSimServer(runs func(*simServer, simScript, func())) *simServer {
+	s := &simServer{
+		redis:  miniredis.NewMiniRedis(),
+		runs:   runs,
+		known:  make(map[string]bool),
+		taken:  make(map[string]simTaking),
+		passed: time.Now(),
+	}
 	conn, err := s.redis.Dial() // starts it
 	if err != nil {
 		panic(err) // nothing that could fail
@@ -88,13 +104,17 @@ func (s *simServer) serve(conn net.Conn) { s.redis.Server().ServeConn(conn) }
 func (s *simServer) before(peer *server.Peer, command string, args ...string) bool {
 	s.letTimePass()
 	s.mu.Lock()
-	now, mute := time.Now().Add(s.clockOff), s.mute
+	now, mute, inside := time.Now().Add(s.clockOff), s.mute, s.inside == peer
 	s.mu.Unlock()
 	switch command {
-	case "EVALSHA":
-		if script, ok := parseScript(args); ok {
-			s.runs(s, script)
+	case "EVAL", "EVALSHA":
+		if !inside {
+			return s.run(peer, command, args)
 		}
+	case "SCRIPT":
+		s.running.Lock()
+		clear(s.known) // there is no other use of it than to flush
+		s.running.Unlock()
 	case "TIME":
 		peer.WriteLen(2)
 		peer.WriteBulk(strconv.FormatInt(now.Unix(), 10))
@@ -107,6 +127,29 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 		}
 	}
 	return false
+}
+
+// run runs a script, with no other at the same time. It reports whether it has.
+func (s *simServer) run(peer *server.Peer, command string, args []string) bool {
+	s.running.Lock()
+	defer s.running.Unlock()
+	if command == "EVAL" {
+		digest := digestOf(args[0])
+		s.known[digest] = true
+		script, ok := parseScript(append([]string{digest}, args[1:]...))
+		return ok && s.runLocked(peer, command, args, script)
+	}
+	script, ok := parseScript(args)
+	return ok && s.known[args[0]] && s.runLocked(peer, command, args, script)
+}
+
+func (s *simServer) runLocked(peer *server.Peer, command string, args []string, script simScript) bool {
+	s.runs(s, script, func() {
+		s.set(func(s *simServer) { s.inside = peer })
+		s.redis.Server().Dispatch(peer, append([]string{command}, args...))
+		s.set(func(s *simServer) { s.inside = nil })
+	})
+	return true
 }
 
 // letTimePass has TTLs pass. Within a script none does: the server's mutex is held there.

@@ -16,37 +16,61 @@ const (
 	workersOfAProcess = 3
 	simPatience       = time.Second             // of a client for a reply
 	simLongestTTL     = 10 * time.Second        // that a lock is given
+	simBriefTTL       = 10 * time.Millisecond   // as long as tasks wait for others to leave with
 	simRefused        = 10 * time.Second        // after which a subscription that was refused is tried again
 	simKeepAlive      = 30 * time.Second        // after which a server ends connections of which it hears nothing
 	simClockStep      = 10 * time.Second        // by which a clock is set, at most
-	simStall          = 2900 * time.Millisecond // of a connection, at most: the library reckons with three seconds
+	simReckoned       = 3 * time.Second         // for which the library reckons with what is late
+	simStall          = 2900 * time.Millisecond // of a connection, at most
 	simHeard          = 7 * time.Second         // within which a subscription that hangs is replaced
 	simSettled        = 5 * time.Second         // after which no fault has an effect any more
 	simStorm, simCalm = 40 * time.Second, 30 * time.Second
+	simUnderWay       = 20 * time.Second // for which a command is under way, at most
+	simLeaves         = 10 * time.Second // within which a call that nothing disturbs has left a queue
 	simLeftover       = 90 * time.Second // after which nothing is left
 	simRemembered     = 2000
 )
+
+// simCallPrefix begins the metadata of calls.
+const simCallPrefix = "call "
 
 // A simStyle is a way of using a lock, which has a key of its own.
 type simStyle struct {
 	name                                         string
 	fair, watched, fenced, token, several, plain bool
+	brief                                        bool // for a moment
 }
 
 var simStyles = []simStyle{
 	{name: "plain", plain: true},
 	{name: "retrying"},
 	{name: "watched", watched: true},
+	{name: "watched, for a moment", watched: true, brief: true},
 	{name: "fenced", fenced: true},
 	{name: "fair", fair: true},
 	{name: "fair and watched", fair: true, watched: true},
 	{name: "fair and fenced", fair: true, fenced: true, watched: true},
-	{name: "custom tokens", token: true},
+	{name: "custom tokens", token: true, watched: true},
 	{name: "fair, with custom tokens", fair: true, token: true},
 	{name: "several keys", several: true},
+	{name: "several keys, with custom tokens", several: true, token: true},
 }
 
 func (s simStyle) key() string { return "{" + s.name + "}" }
+
+// keys are those of one call. By custom tokens calls obtain different ones, in any order: some
+// by the token that holds them.
+func (s simStyle) keys(w *simWorker) []string {
+	keys := []string{s.key(), s.key() + " too", s.key() + " as well"}
+	switch {
+	case !s.several:
+		return keys[:1]
+	case !s.token:
+		return keys[:2]
+	}
+	w.random.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	return keys[:1+w.random.IntN(len(keys))]
+}
 
 func (s simStyle) options(w *simWorker, c *simCall) *redislock.Options {
 	opt := &redislock.Options{}
@@ -62,13 +86,13 @@ func (s simStyle) options(w *simWorker, c *simCall) *redislock.Options {
 	if s.token {
 		opt.Token = w.token
 	} else {
-		c.value = fmt.Sprintf("call %d", c.s().number())
+		c.value = fmt.Sprint(simCallPrefix, c.s().number())
 		opt.Metadata = c.value
 	}
 	if s.fenced {
 		opt.FenceKey = s.key() + ":fence"
 	}
-	if s.watched && w.chance(70) {
+	if s.watched && w.chance(70) || s.brief {
 		opt.Watchdog = w.p.watchdog
 		c.watchdog = opt.Watchdog
 	}
@@ -92,6 +116,8 @@ type simulation struct {
 	numbers      int
 	calls        map[*simCall]struct{} // that go on, or whose locks are held
 	ended        []*simCall            // the latest of the others
+	byValue      map[string]*simCall
+	toLeave      map[*simCall]struct{} // of which an ask came when they were over
 	fences       map[string]simFence   // the latest, by key
 	lastHeld     map[string]time.Time  // by key
 	released     map[string]time.Time  // by key: when the last holder gave it back; zero: it did not
@@ -118,6 +144,8 @@ func simulate(seed uint64, duration time.Duration, report *simReport) *simulatio
 		start:    time.Now(),
 		stop:     make(chan struct{}),
 		calls:    make(map[*simCall]struct{}),
+		byValue:  make(map[string]*simCall),
+		toLeave:  make(map[*simCall]struct{}),
 		fences:   make(map[string]simFence),
 		lastHeld: make(map[string]time.Time),
 		released: make(map[string]time.Time),
@@ -172,6 +200,7 @@ func (s *simulation) sleep(d time.Duration) {
 		time.Sleep(step)
 		s.checkWaiting()
 		s.checkHandedOver()
+		s.checkLeft()
 	}
 	time.Sleep(d)
 }
@@ -184,6 +213,7 @@ func (s *simulation) tearDown() {
 	}
 	s.burying.Wait()
 	time.Sleep(simLeftover)
+	s.checkLeft()
 	for _, server := range s.servers {
 		if keys := server.leftovers(); len(keys) > 0 {
 			s.violation(left, "", "%s", strings.Join(keys, ", "))

@@ -22,16 +22,17 @@ func TestSimulation(t *testing.T) {
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(800)) // there is little that lives long
 	report, started := newSimReport(), time.Now()
+	defer func() {
+		took := time.Since(started)
+		t.Logf("-simulated %v -seed %d: %v in %v, %.0f times as fast as the clock\n%s", *simulated, first,
+			report.simulated.Round(time.Second), took.Round(time.Second), report.simulated.Seconds()/took.Seconds(), report)
+	}()
 	for seed := first; report.simulated < *simulated && !t.Failed(); seed++ {
-		var s *simulation
 		synctest.Test(t, func(t *testing.T) {
-			s = simulate(seed, min(longest, *simulated-report.simulated), report)
+			s := simulate(seed, min(longest, *simulated-report.simulated), report)
+			s.fail(t) // here: with goroutines left the bubble does not end well
 		})
-		s.fail(t)
 	}
-	took := time.Since(started)
-	t.Logf("-simulated %v -seed %d: %v in %v, %.0f times as fast as the clock\n%s", *simulated, first,
-		report.simulated.Round(time.Second), took.Round(time.Second), report.simulated.Seconds()/took.Seconds(), report)
 }
 
 // fail reports what promises were not kept.
