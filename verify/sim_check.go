@@ -163,7 +163,9 @@ func (c *simCall) watchDone() {
 			s.violationLocked(doneLate, c.turn.Key, "worker %d: by %v", c.turn.Worker, late)
 		}
 		expired := strings.Contains(cause.Error(), "not refreshed")
-		if calm := now.Sub(s.calmSince(c.w.p)); c.watchdog != nil && calm > 2*c.ttl+simPatience || !expired && s.holds(c) {
+		calm := now.Sub(s.calmSince(c.w.p))
+		kept := c.watchdog != nil && calm > 2*c.ttl+simPatience && !(c.style.brief && now.Sub(c.w.p.lastStale()) <= c.ttl)
+		if kept || !expired && s.holds(c) {
 			s.violationLocked(lostNoReason, c.turn.Key, "worker %d, calm for %v, held in Redis: %v: %v",
 				c.turn.Worker, calm, s.holds(c), cause)
 		}

@@ -29,6 +29,7 @@ type simLink struct {
 	losing    bool                  // one in ten packets, and with it all that follow it on the connection
 	doubling  bool                  // published messages arrive late, and again
 	unplugged bool                  // for good
+	stale     time.Time             // when a connection was last found to have been cut
 }
 
 func newSimLink(serve func(net.Conn), random *rand.Rand) *simLink {
@@ -324,6 +325,9 @@ func (c *simConn) Write(data []byte) (int, error) {
 
 // Close closes this end. What it has written still arrives.
 func (c *simConn) Close() error {
+	if c.in.isClosed() {
+		c.in.link.set(func(l *simLink) { l.stale = time.Now() })
+	}
 	c.in.close()
 	c.out.finish()
 	return nil

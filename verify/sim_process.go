@@ -104,6 +104,16 @@ func (p *simProcess) close() {
 	}
 }
 
+// lastStale is when a client last found that a connection in its pool had been cut, after which
+// it waits before it tries another.
+func (p *simProcess) lastStale() time.Time {
+	var last time.Time
+	for _, link := range p.links {
+		link.set(func(l *simLink) { last = later(last, l.stale) })
+	}
+	return last
+}
+
 // A simWorker obtains one lock after the other.
 type simWorker struct {
 	s      *simulation
