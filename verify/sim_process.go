@@ -158,8 +158,10 @@ func (w *simWorker) ttl(style simStyle) time.Duration {
 		return simBriefTTL
 	case !style.token:
 		return ttl
-	case w.tokenTTL == 0 || !w.loose:
-		w.tokenTTL = max(w.tokenTTL, ttl)
+	case w.tokenTTL == 0:
+		w.tokenTTL = min(ttl, 2*time.Second)
+	case !w.loose:
+		w.tokenTTL = max(w.tokenTTL, 2*ttl)
 	}
 	return w.tokenTTL
 }
@@ -284,7 +286,10 @@ func (w *simWorker) hold(c *simCall, opt *redislock.Options) {
 		c.watchDone()
 	}
 	held := w.upTo(300 * time.Millisecond)
-	if w.chance(15) || c.watchdog != nil && w.chance(30) {
+	switch {
+	case c.style.brief:
+		held = w.upTo(time.Second)
+	case w.chance(15) || c.watchdog != nil && w.chance(30):
 		held = w.upTo(3 * c.ttl)
 	}
 	for end := time.Now().Add(held); time.Now().Before(end) && time.Now().Before(c.lock.ValidUntil()) && w.p.ctx.Err() == nil; {
@@ -380,7 +385,7 @@ func (w *simWorker) release(c *simCall) {
 		w.turn(c.style) // the token holds it yet
 	case w.loose:
 		w.newToken()
-	case w.chance(50):
+	case w.chance(70):
 		w.turn(c.style) // by a token of which refreshes may be on their way
 	}
 	if err := c.lock.Refresh(ctx, c.ttl, nil); err != redislock.ErrNotObtained {
