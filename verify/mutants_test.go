@@ -84,7 +84,7 @@ var mutants = []mutant{
 	{
 		name: "healing brings back a released lock", file: "lua/quorum_heal.lua",
 		old: "> tonumber(ARGV[3]) then", new: "< 0 then",
-		tests: "Quorum_heal",
+		tests: "Quorum_heal", simulated: true,
 	},
 	{
 		name: "fencing token is not increased", file: "lua/obtain_multi.lua",
@@ -104,7 +104,7 @@ var mutants = []mutant{
 	{
 		name: "a lane closes while an attempt is under way", file: "scheduler.go",
 		old: "if len(l.due) == 0 && l.underWay == 0 {", new: "if len(l.due) == 0 {",
-		tests: "Scheduler_startedAgain",
+		tests: "Scheduler_startedAgain", simulated: true,
 	},
 	{
 		name: "pipelines go around a wrapper", file: "capabilities.go",
@@ -129,7 +129,7 @@ var mutants = []mutant{
 	{
 		name: "an undo does not see that the key was obtained again", file: "lua/quorum_undo.lua",
 		old: "if redis.call('get', mark) == ARGV[2] then", new: "if true then",
-		tests: "Quorum_customTokenIsUndone",
+		tests: "Quorum_customTokenIsUndone", simulated: true,
 	},
 	{
 		name: "a late reply to a refresh is believed", file: "redislock.go",
@@ -149,7 +149,7 @@ var mutants = []mutant{
 	{
 		name: "a second release stops the leaving", file: "queue.go",
 		old: "	if first {\n		w.state = gone", new: "	if true {\n		w.state = gone",
-		tests: "FairQueue_secondRelease",
+		tests: "FairQueue_secondRelease", simulated: true,
 	},
 	{
 		name: "asks of those that have left are not undone", file: "queue.go",
@@ -164,7 +164,7 @@ var mutants = []mutant{
 	{
 		name: "no other connection is tried", file: "scheduler.go",
 		old: "		t.due = now + t.patience\n", new: "		t.due = now + time.Hour\n",
-		tests: "Scheduler_deadConnection",
+		tests: "Scheduler_deadConnection", simulated: true,
 	},
 	{
 		name: "order follows a clock that was set back", file: "lua/queue_ask.lua",
@@ -184,17 +184,17 @@ var mutants = []mutant{
 	{
 		name: "a late refresh of a custom token shortens the TTL", file: "redislock.go",
 		old: "if shorten || l.unique {", new: "if true {",
-		tests: "Token_lateRefresh",
+		tests: "Token_lateRefresh", simulated: true,
 	},
 	{
 		name: "asks that stray are forgotten", file: "queue.go",
 		old: "asked := w.asked || w.strays", new: "asked := w.asked",
-		tests: "FairQueue_strayAsk",
+		tests: "FairQueue_strayAsk", simulated: true,
 	},
 	{
 		name: "one mark for all keys", file: "lua/quorum_obtain.lua",
 		old: "redis.call('set', KEYS[locks + i], ARGV[4]", new: "redis.call('set', KEYS[locks + 1], ARGV[4]",
-		tests: "Token_undoOf",
+		tests: "Token_undoOf", simulated: true,
 	},
 	{
 		name: "what a late no leaves under way is not released", file: "redislock.go",
@@ -209,7 +209,7 @@ var mutants = []mutant{
 	{
 		name: "short intervals wait for long ones", file: "scheduler.go",
 		old: "h[i].latest() < h[j].latest()", new: "h[i].due < h[j].due",
-		tests: "Scheduler_shortAmongLong",
+		tests: "Scheduler_shortAmongLong", simulated: true,
 	},
 }
 
