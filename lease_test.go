@@ -1,8 +1,10 @@
 package redislock_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -320,11 +322,17 @@ func TestDo_releaseFails(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client(once)
-	err := redislock.New(rdb).Do(t.Context(), key, ttl, nil, func(context.Context) error {
+	var log bytes.Buffer
+	opt := &redislock.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	work := func(context.Context) error { return nil }
+	require.NoError(t, redislock.New(rdb).Do(t.Context(), key, ttl, opt, work))
+	assert.Empty(t, log.String())
+	err := redislock.New(rdb).Do(t.Context(), key, ttl, opt, func(context.Context) error {
 		server.Kill()
 		return nil
 	})
 	assert.NoError(t, err, "the work is done")
+	assert.Contains(t, log.String(), "could not be released")
 }
 
 func TestDo_withoutFunction(t *testing.T) {

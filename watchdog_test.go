@@ -302,6 +302,18 @@ func TestTickWatchdog_lockIsGone(t *testing.T) {
 	})
 }
 
+// A lock that a Refresh has found gone has no refresh to come, however far off that is.
+func TestTickWatchdog_lockIsFoundGone(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client()
+	lock, err := redislock.Obtain(t.Context(), rdb, key, 3*time.Hour, watched(redislock.NewTickWatchdog(0)))
+	require.NoError(t, err)
+	require.Equal(t, 1, redislock.Tasks(rdb))
+	require.NoError(t, rdb.Del(t.Context(), key).Err())
+	require.Equal(t, redislock.ErrNotObtained, lock.Refresh(t.Context(), ttl, nil))
+	awaitNoTasks(t, rdb)
+}
+
 // A release that meets a refresh under way waits for it, though not for long: it
 // may be stuck where the release is not.
 func TestTickWatchdog_releaseDuringARefresh(t *testing.T) {

@@ -39,7 +39,7 @@ var (
 	jobs       = flag.Int("jobs", 3, "how many to try at a time")
 	brief      = flag.String("brief", "-test.run Simulation -simulated 10m -seed 1", "arguments of this module's tests that run first; none: they do not")
 	short      = flag.String("short", "-test.short -test.failfast", "arguments of the library's tests that run then")
-	simulation = flag.String("simulation", "-test.run Simulation -simulated 1h -seed 2", "arguments of this module's tests that run then")
+	simulation = flag.String("simulation", "-test.run Simulation -simulated 30m -seed 2", "arguments of this module's tests that run then")
 	full       = flag.String("full", "-test.failfast", "arguments of the library's tests that run last")
 	equivalent = flag.String("equivalent", "mutate/equivalent.txt", "the file of survivors that nobody can see")
 	logTo      = flag.String("log", "", "a file of results, to be resumed from")
