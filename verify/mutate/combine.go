@@ -33,20 +33,44 @@ const (
 const (
 	numberVariable  = "MUTANT"         // the number of the mutant that is in force
 	libraryVariable = "MUTANT_LIBRARY" // where the scripts are read from
+	reachedVariable = "MUTANT_REACHED" // a file that the numbers of the mutants are written to which are reached
 )
 
 // switchFile is the file that the combined library has more than the library.
 const switchFile = `package redislock
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 )
 
-var mutantInForce, _ = strconv.Atoi(os.Getenv("` + numberVariable + `"))
+var (
+	mutantInForce, _ = strconv.Atoi(os.Getenv("` + numberVariable + `"))
+	mutantsReached   = os.Getenv("` + reachedVariable + `")
+	mutantsSeen      sync.Map
+)
 
-func mutant(number int) bool { return number == mutantInForce }
+func mutant(number int) bool {
+	if mutantsReached != "" {
+		noteMutant(number)
+	}
+	return number == mutantInForce
+}
+
+func noteMutant(number int) {
+	if _, seen := mutantsSeen.LoadOrStore(number, true); seen {
+		return
+	}
+	file, err := os.OpenFile(mutantsReached, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	defer file.Close()
+	fmt.Fprintln(file, number)
+}
 
 func mutantValue[T any](number int, with, without T) T {
 	if mutant(number) {

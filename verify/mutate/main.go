@@ -37,10 +37,10 @@ var (
 	offset     = flag.Int("offset", 0, "which one of these")
 	list       = flag.Bool("list", false, "only list the mutants")
 	jobs       = flag.Int("jobs", 3, "how many to try at a time")
-	brief      = flag.String("brief", "-test.run Simulation -simulated 10m -seed 1", "arguments of this module's tests that run first; none: they do not")
+	brief      = flag.String("brief", "-simulated 10m -seed 1", "arguments of the simulation that runs first; none: it does not")
 	short      = flag.String("short", "-test.short -test.failfast", "arguments of the library's tests that run then")
-	simulation = flag.String("simulation", "-test.run Simulation -simulated 30m -seed 2", "arguments of this module's tests that run then")
-	full       = flag.String("full", "-test.failfast", "arguments of the library's tests that run last")
+	simulation = flag.String("simulation", "-simulated 30m -seed 2", "arguments of the simulation that runs after these")
+	full       = flag.String("full", "-test.failfast", "arguments of the library's tests that run last: those that have not run before")
 	equivalent = flag.String("equivalent", "mutate/equivalent.txt", "the file of survivors that nobody can see")
 	logTo      = flag.String("log", "", "a file of results, to be resumed from")
 	reportTo   = flag.String("report", "", "a file to write the table to")
@@ -141,12 +141,12 @@ func choose(sources []*source) ([]*mutant, error) {
 
 func stages() []*stage {
 	var all []*stage
-	for _, s := range []struct{ name, in, args string }{
-		{"short simulation", "verify", *brief}, {"short tests", ".", *short},
-		{"simulation", "verify", *simulation}, {"all tests", ".", *full},
+	for _, s := range []struct{ name, in, pattern, args string }{
+		{"short simulation", "verify", "^TestSimulation$", *brief}, {"short tests", ".", ".", *short},
+		{"simulation", "verify", "^TestSimulation$", *simulation}, {"long tests", ".", ".", *full},
 	} {
 		if s.args != "" {
-			all = append(all, &stage{name: s.name, in: s.in, args: strings.Fields(s.args), simulated: s.in == "verify"})
+			all = append(all, &stage{name: s.name, in: s.in, pattern: s.pattern, args: strings.Fields(s.args)})
 		}
 	}
 	return all

@@ -9,20 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
-
-// A stage is a run of the tests of one package.
-type stage struct {
-	name      string
-	in        string // the package's directory in the library
-	args      []string
-	simulated bool
-	longest   time.Duration
-}
 
 // What a mutant can come to, beside the name of the stage that found it.
 const (
@@ -84,15 +73,19 @@ func (w *worker) prepare(ctx context.Context, sources []*source) error {
 			}
 			w.tests[s.in] = binary
 		}
+		if err := w.survey(ctx, s); err != nil {
+			return err
+		}
 		start := time.Now()
 		s.longest = 30 * time.Minute
-		output, err := w.test(ctx, s, w.tests[s.in], 0)
+		var all []string
+		for _, t := range s.tests {
+			all = append(all, t.test)
+		}
+		output, err := w.test(ctx, s, w.tests[s.in], s.run(all...), 0)
 		took := time.Since(start)
 		if err != nil {
 			return fmt.Errorf("the library without a mutant does not pass the %s: %w\n%s", s.name, err, output)
-		}
-		if strings.Contains(output, "no tests to run") {
-			return fmt.Errorf("the %s are none: %v", s.name, s.args)
 		}
 		s.longest = 5*took + 20*time.Second
 		fmt.Printf("without a mutant the %s take %v\n", s.name, took.Round(time.Second))
@@ -141,6 +134,10 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 		}()
 	}
 	for _, s := range w.stages {
+		args := s.against(m)
+		if args == nil {
+			continue
+		}
 		binary, output, err := w.binary(ctx, s, m)
 		if ctx.Err() != nil {
 			return "", "", ctx.Err()
@@ -151,7 +148,7 @@ func (w *worker) try(ctx context.Context, m *mutant) (result, by string, _ error
 		if err != nil {
 			return "", "", fmt.Errorf("%v: %w\n%s", m, err, output)
 		}
-		output, err = w.test(ctx, s, binary, m.number)
+		output, err = w.test(ctx, s, binary, args, m.number)
 		switch {
 		case ctx.Err() != nil:
 			return "", "", ctx.Err()
@@ -174,18 +171,22 @@ func (w *worker) binary(ctx context.Context, s *stage, m *mutant) (binary, outpu
 	return binary, output, err
 }
 
-// test runs the tests of a stage against a mutant. If one fails it has to fail alone too: it may
-// have failed because the machine was busy, which the simulation does not mind.
-func (w *worker) test(ctx context.Context, s *stage, binary string, number int) (output string, err error) {
-	environment := []string{fmt.Sprintf("%s=%d", numberVariable, number), libraryVariable + "=" + w.root}
-	output, err = w.run(ctx, s.longest, s.in, environment, binary, s.args...)
-	if errors.Is(err, context.DeadlineExceeded) || s.simulated {
+// test runs tests of a stage against a mutant. If one fails it has to fail alone too: it may
+// have failed because the machine was busy.
+func (w *worker) test(ctx context.Context, s *stage, binary string, args []string, number int) (output string, err error) {
+	output, err = w.run(ctx, s.longest, s.in, w.environment(number), binary, args...)
+	if errors.Is(err, context.DeadlineExceeded) || s.simulated() {
 		return output, err
 	}
 	if test := failedTest.FindStringSubmatch(output); err != nil && test != nil {
-		_, err = w.run(ctx, s.longest, s.in, environment, binary, append(slices.Clip(s.args), "-test.run=^"+test[1]+"$")...)
+		_, err = w.run(ctx, s.longest, s.in, w.environment(number), binary, s.run(test[1])...)
 	}
 	return output, err
+}
+
+// environment has the combined library be with a mutant.
+func (w *worker) environment(number int) []string {
+	return []string{fmt.Sprintf("%s=%d", numberVariable, number), libraryVariable + "=" + w.root}
 }
 
 var failedTest = regexp.MustCompile(`--- FAIL: ([^\s/]+)`)
@@ -221,10 +222,11 @@ func (w *worker) build(ctx context.Context, in, binary string) (output string, e
 func (w *worker) run(ctx context.Context, longest time.Duration, in string, environment []string, name string, args ...string) (output string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
-	file, err := os.Create(filepath.Join(w.temp, "output"))
+	file, err := os.CreateTemp(w.temp, "output")
 	if err != nil {
 		return "", err
 	}
+	defer os.Remove(file.Name())
 	defer file.Close()
 	command := exec.CommandContext(ctx, "sh", append([]string{"-c", `ulimit -d 4000000; exec "$@"`, "sh", name}, args...)...)
 	command.Dir = filepath.Join(w.root, in)
