@@ -154,3 +154,24 @@ func TestRefreshes_contextEnds(t *testing.T) {
 		assert.LessOrEqual(t, server.Client().PTTL(t.Context(), "lock").Val(), time.Minute)
 	}
 }
+
+// A node that has no place left for calls is silent.
+func TestNode_runAllWithoutAPlace(t *testing.T) {
+	n := &node{Client: New(nil), calls: make(chan struct{}), batches: make(chan struct{})}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, own := range []bool{true, false} {
+		n.own = own
+		for calls := range 4 {
+			var got []result
+			n.runAll(ctx, make([]call, calls), func(first int, results []result) {
+				assert.Len(t, got, first)
+				got = append(got, results...)
+			})
+			require.Len(t, got, calls)
+			for _, r := range got {
+				assert.Equal(t, errSilent, r.err)
+			}
+		}
+	}
+}

@@ -687,3 +687,19 @@ func TestQuorum_manyLocksAreHealed(t *testing.T) {
 		require.NoError(t, lock.Release(t.Context()))
 	}
 }
+
+// A node that takes the lock when that has been released gives it back.
+func TestQuorum_takenAfterTheRelease(t *testing.T) {
+	t.Parallel()
+	nodes := startNodes(t, 3)
+	slow := slowly{UniversalClient: nodes[2].Client()}
+	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
+	slow.hold("obtain")
+	lock, err := locker.Obtain(t.Context(), key, ttl, nil)
+	require.NoError(t, err)
+	<-slow.held
+	require.NoError(t, lock.Release(t.Context()))
+	slow.letGo()
+	slow.wait()
+	eventuallyHolding(t, nodes, 0)
+}

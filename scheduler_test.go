@@ -2,14 +2,17 @@ package redislock_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -493,4 +496,98 @@ func TestScheduler_shortAmongLong(t *testing.T) {
 		require.Less(t, try, tries)
 	}
 	releaseAll(t, long)
+}
+
+// timely is a Redis that sees how much later than before a lock is refreshed.
+type timely struct {
+	redis.Scripter
+	mu       sync.Mutex
+	attempts map[string][]attempt // by key
+	failing  func(key string) bool
+}
+
+type attempt struct {
+	at     time.Time
+	failed bool
+}
+
+func (s *timely) EvalSha(_ context.Context, digest string, keys []string, _ ...any) *redis.Cmd {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	failed := redislock.ScriptName(digest) == "refresh" && s.failing(keys[0])
+	s.attempts[keys[0]] = append(s.attempts[keys[0]], attempt{time.Now(), failed})
+	if failed {
+		return redis.NewCmdResult(nil, errors.New("fails"))
+	}
+	return redis.NewCmdResult(int64(1), nil)
+}
+
+// Locks with all kinds of TTLs share a lane. Each is refreshed when it is due, and again soon
+// after a failure.
+func TestScheduler_onTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(1, 2))
+		server := &timely{attempts: make(map[string][]attempt), failing: func(string) bool { return random.IntN(4) == 0 }}
+		locks := make(map[*redislock.Lock]time.Duration)
+		for i := range 100 {
+			ttl := time.Second << random.IntN(8)
+			locks[watchLock(t, server, fmt.Sprint("lock", i), ttl)] = ttl
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(10 * time.Minute)
+		const gathered = 10 * time.Millisecond // with others
+		for lock, ttl := range locks {
+			assert.False(t, isClosed(lock.Done()))
+			last := attempt{}
+			for i, attempt := range server.attempts[lock.Key()] {
+				if after := attempt.at.Sub(last.at); i > 0 && last.failed {
+					assert.LessOrEqual(t, after, ttl*3/20+gathered, ttl)
+				} else if i > 0 {
+					assert.LessOrEqual(t, after, ttl/3+gathered, ttl)
+					assert.GreaterOrEqual(t, after, ttl*3/10, ttl)
+				}
+				last = attempt
+			}
+			require.Less(t, time.Since(last.at), ttl/3+gathered)
+			require.NoError(t, lock.Release(t.Context()))
+		}
+	})
+}
+
+// finder is a Redis Cluster's client, as far as it can find out which nodes there are.
+type finder struct {
+	scripter
+	found *atomic.Int32
+}
+
+// refusal is an error that Redis replied.
+type refusal struct{}
+
+func (refusal) Error() string { return "ERR no" }
+func (refusal) RedisError()   {}
+
+func (f finder) ReloadState(context.Context) { f.found.Add(1) }
+
+// A server that does not answer may be another by now; one that answers is not.
+func TestScheduler_looksForNodes(t *testing.T) {
+	for name, test := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"answers":         {nil, false},
+		"says no":         {refusal{}, false},
+		"does not answer": {errors.New("silent"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ticks := &ticker{refreshed: func() (any, error) { return int64(1), test.err }}
+				client := finder{ticks.client(), new(atomic.Int32)}
+				lock := watchLock(t, client, key, time.Minute)
+				time.Sleep(25 * time.Second)
+				require.Positive(t, ticks.count())
+				assert.Equal(t, test.want, client.found.Load() > 0)
+				require.NoError(t, lock.Release(t.Context()))
+			})
+		})
+	}
 }

@@ -86,10 +86,18 @@ func (l *simLink) each(do func(c *simConn)) {
 	}
 }
 
-// unplug has nothing pass any more, in either direction, and nobody told.
-func (l *simLink) unplug() {
+// unplug ends the link for good. Its connections are cut, or nobody hears of them any more. First
+// of all there are no new ones: what is cut is connected anew at once.
+func (l *simLink) unplug(silently bool) {
 	l.set(func(l *simLink) { l.unplugged = true })
-	l.each(func(c *simConn) { c.in.lose(); c.out.lose() })
+	l.each(func(c *simConn) {
+		if silently {
+			c.in.lose()
+			c.out.lose()
+		} else {
+			c.cut()
+		}
+	})
 }
 
 // travel returns for how long a packet is under way, whether it is lost, and how much later a

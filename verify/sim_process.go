@@ -78,10 +78,7 @@ func (p *simProcess) die(machine bool) {
 	p.died, p.machine = time.Now(), machine
 	p.s.mu.Unlock()
 	for _, link := range p.links {
-		if !machine {
-			link.each((*simConn).cut)
-		}
-		link.unplug()
+		link.unplug(machine)
 	}
 	p.kill()
 }
