@@ -50,3 +50,16 @@ func Tasks(client RedisClient) (n int) {
 	forLanesOf(client, func(l *lane) { n += len(l.due) })
 	return n
 }
+
+// Leaving is how many waiters of a Redis client are leaving a queue.
+func Leaving(client RedisClient) (n int) {
+	forLanesOf(client, func(l *lane) { n += l.leaving })
+	return n
+}
+
+// Waiting is how many callers of this process wait in a queue.
+func Waiting() int {
+	waiting.mu.Lock()
+	defer waiting.mu.Unlock()
+	return waiting.count
+}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -1284,4 +1285,119 @@ func TestFairQueue_strayAsk(t *testing.T) {
 		arrive()
 		awaitNoKeys(t, rdb)
 	})
+}
+
+// Without a deadline a call waits for as long as the TTL, and then until it has left, but not for
+// long if Redis does not answer.
+func TestFairQueue_withoutADeadline(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	rdb, waiting, gate := server.Client(), server.Client(), &gate{}
+	waiting.AddHook(gate)
+	obtain(t, rdb, fair())
+	leaves := gate.close("leave")
+	const ttl, grace = time.Second, 250 * time.Millisecond
+	start := time.Now()
+	_, err := redislock.Obtain(t.Context(), waiting, key, ttl, fair())
+	took := time.Since(start)
+	assert.ErrorIs(t, err, redislock.ErrNotObtained)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.GreaterOrEqual(t, took, ttl+grace-10*time.Millisecond)
+	assert.Less(t, took, ttl+10*time.Second)
+	gate.open("leave")
+	leaves.release()
+	require.Eventually(t, func() bool { return queued(t, rdb) == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// Who gives up has left when the call returns, which then does not wait for long; and nothing
+// counts those that have left.
+func TestFairQueue_manyGiveUp(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client()
+	lock := obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "stays", fair(), results)
+	const n = 40
+	start := time.Now()
+	for range n {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		_, err := redislock.Obtain(ctx, rdb, key, ttl, fair())
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	assert.Less(t, time.Since(start), n*250*time.Millisecond)
+	require.Eventually(t, func() bool { return redislock.Leaving(rdb) == 0 }, 20*time.Second, time.Millisecond)
+	requireOrder(t, lock, results, "stays")
+}
+
+// What Redis refuses to do for a waiter ends the waiting.
+func TestFairQueue_refusedWhileWaiting(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client()
+	obtain(t, rdb, fair())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "waits", fair(), results)
+	require.NoError(t, rdb.Set(t.Context(), queueKey, "not a queue", 0).Err())
+	start := time.Now()
+	assert.ErrorContains(t, receive(t, results).err, "WRONGTYPE")
+	assert.Less(t, time.Since(start), 8*time.Second, "a server that is silent is asked for longer")
+	require.NoError(t, rdb.Del(t.Context(), queueKey).Err())
+}
+
+// unanswered is a hook that has scripts outside of pipelines not be answered, on request.
+type unanswered struct{ on atomic.Bool }
+
+func (u *unanswered) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (u *unanswered) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if u.on.Load() && cmd.Name() == "evalsha" {
+			cmd.SetErr(errors.New("no answer"))
+			return cmd.Err()
+		}
+		return next(ctx, cmd)
+	}
+}
+func (u *unanswered) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A message says whose turn it is, but the ask for the fencing token is not answered. The next
+// one is.
+func TestFairQueue_turnThatIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	rdb, waiting, hook := server.Client(), server.Client(), &unanswered{}
+	waiting.AddHook(hook)
+	opt := func() *redislock.Options {
+		return &redislock.Options{RetryStrategy: redislock.FairQueue(), FenceKey: "fence"}
+	}
+	lock := obtain(t, rdb, opt())
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, waiting, "waits", opt(), results)
+	awaitChannels(t, rdb, 1)
+	hook.on.Store(true)
+	require.NoError(t, lock.Release(t.Context()))
+	got := receive(t, results)
+	require.NoError(t, got.err)
+	assert.EqualValues(t, 2, got.lock.FenceToken())
+	hook.on.Store(false)
+	require.NoError(t, got.lock.Release(t.Context()))
+}
+
+// A wait is counted once, and nobody is counted who does not wait any more.
+func TestFairQueue_counts(t *testing.T) {
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	lock := obtain(t, rdb, fair())
+	got := counted(func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		_, err := redislock.Obtain(ctx, rdb, key, ttl, fair())
+		assert.ErrorIs(t, err, redislock.ErrNotObtained)
+	})
+	assert.Equal(t, redislock.Stats{Obtain: redislock.Status{Cancel: 1}, Backoff: 1}, got)
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, rdb, "waits", fair(), results)
+	assert.Equal(t, 1, redislock.Waiting())
+	requireOrder(t, lock, results, "waits")
+	assert.Zero(t, redislock.Waiting())
 }

@@ -227,3 +227,31 @@ func TestMinReplicas_clientThatChangesKeys(t *testing.T) {
 	assert.ErrorContains(t, err, "redislock_test.prefixer")
 	awaitNoKeys(t, rdb)
 }
+
+// losing is a hook that has a lock be gone just before it is confirmed.
+type losing struct {
+	rdb  *redis.Client
+	once sync.Once
+}
+
+func (l *losing) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (l *losing) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (l *losing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		digest, _ := cmds[0].Args()[1].(string)
+		if redislock.ScriptName(digest) == "refresh" {
+			l.once.Do(func() { l.rdb.Del(ctx, key) })
+		}
+		return next(ctx, cmds)
+	}
+}
+
+func TestMinReplicas_goneBeforeItIsConfirmed(t *testing.T) {
+	t.Parallel()
+	replicated := redistest.StartReplicas(t)
+	rdb, other := replicated.Master.Client(), replicated.Master.Client()
+	rdb.AddHook(&losing{rdb: other})
+	lock := obtain(t, rdb, &redislock.Options{MinReplicas: 2, RetryStrategy: redislock.FairQueue()})
+	assert.Equal(t, lock.Token(), other.Get(t.Context(), key).Val(), "obtained once more")
+	require.NoError(t, lock.Release(t.Context()))
+}
