@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -60,6 +61,13 @@ func (l *simLink) set(change func(l *simLink)) {
 // hold keeps packets from arriving for some time.
 func (l *simLink) hold(duration time.Duration) {
 	l.set(func(l *simLink) { l.heldUntil = later(l.heldUntil, time.Now().Add(duration)) })
+}
+
+// held is until when no packet arrives.
+func (l *simLink) held() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.heldUntil
 }
 
 func later(a, b time.Time) time.Time {
@@ -143,6 +151,7 @@ type simStream struct {
 
 type simPacket struct {
 	data      []byte
+	sent      time.Time
 	at        time.Time // when it arrives
 	handshake bool      // nothing holds it up
 }
@@ -159,10 +168,11 @@ func (s *simStream) write(data []byte) (int, error) {
 		return 0, syscall.EPIPE
 	}
 	s.written, s.wrote = s.written+1, time.Now()
-	if s.written == 1 {
-		delay, lost, again = 0, s.lost, 0 // the handshake, for the same reason as in dial
+	handshake := s.written == 1 // which passes, for the same reason as in dial
+	if handshake {
+		delay, lost, again = 0, false, 0
 	}
-	if s.lost = s.lost || lost; s.lost {
+	if s.lost = s.lost || lost; s.lost && !handshake {
 		return len(data), nil
 	}
 	s.add(bytes.Clone(data), delay)
@@ -175,7 +185,7 @@ func (s *simStream) write(data []byte) (int, error) {
 // add sends a packet on its way, behind those before it.
 func (s *simStream) add(data []byte, delay time.Duration) {
 	s.last = later(s.last, time.Now().Add(delay))
-	s.packets = append(s.packets, simPacket{data, s.last, s.written == 1})
+	s.packets = append(s.packets, simPacket{data, time.Now(), s.last, s.written == 1})
 	s.tell()
 }
 
@@ -208,7 +218,7 @@ func (s *simStream) read(to []byte) (int, error) {
 // take reads what has arrived, or says how long to wait for that; 0 is until there is news.
 func (s *simStream) take(to []byte) (n int, wait time.Duration, err error) {
 	now := time.Now()
-	held := s.heldUntil()
+	held := s.link.held()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -222,7 +232,7 @@ func (s *simStream) take(to []byte) (n int, wait time.Duration, err error) {
 		p := &s.packets[0]
 		at := p.at
 		if !p.handshake {
-			at = later(at, held)
+			at = later(later(at, held), s.stalledUntil(*p))
 		}
 		if at.After(now) {
 			if wake.IsZero() || at.Before(wake) {
@@ -246,14 +256,13 @@ func (s *simStream) take(to []byte) (n int, wait time.Duration, err error) {
 	return n, max(wake.Sub(now), 1), nil
 }
 
-// heldUntil is until when the link is held, or the connection stalled.
-func (s *simStream) heldUntil() time.Time {
-	s.link.mu.Lock()
-	held := s.link.heldUntil
-	s.link.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return later(held, s.stalled)
+// stalledUntil is until when the connection has stalled for a packet: one that is late already
+// is not late by a stall as well.
+func (s *simStream) stalledUntil(p simPacket) time.Time {
+	if most := p.sent.Add(simStall); s.stalled.After(most) {
+		return most
+	}
+	return s.stalled
 }
 
 // stall keeps packets from arriving for some time, as those that get lost and are sent again
@@ -270,7 +279,8 @@ func (s *simStream) stall(duration time.Duration) {
 func (s *simStream) lose() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lost, s.packets = true, nil
+	s.lost = true
+	s.packets = slices.DeleteFunc(s.packets, func(p simPacket) bool { return !p.handshake })
 }
 
 func (s *simStream) isLost() bool {
