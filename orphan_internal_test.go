@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,18 +18,22 @@ const answerTime = 400 * time.Millisecond
 type answering struct {
 	redis.Scripter
 	start time.Time
+	mu    sync.Mutex
 	from  time.Duration
+	reply int64
 	calls []time.Duration // since start
 }
 
 func (a *answering) EvalSha(ctx context.Context, _ string, _ []string, _ ...any) *redis.Cmd {
 	at := time.Since(a.start)
+	a.mu.Lock()
 	a.calls = append(a.calls, at)
+	a.mu.Unlock()
 	time.Sleep(answerTime)
 	if at < a.from {
 		return redis.NewCmdResult(nil, errors.New("silent"))
 	}
-	return redis.NewCmdResult(int64(0), nil)
+	return redis.NewCmdResult(a.reply, nil)
 }
 
 // The command that takes the lock may come as late as the grace allows: the last release, or

@@ -1,6 +1,8 @@
 package redislock
 
 import (
+	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"testing"
@@ -143,4 +145,179 @@ func TestInbox_closeIfIdle(t *testing.T) {
 	b.closeIfIdle()
 	assert.True(t, isClosed(b.closed))
 	assert.False(t, b.idle.Stop())
+}
+
+// waiterOf returns a waiter for a key of a server, whose replies to scripts are always the same.
+func waiterOf(server *answering) *waiter {
+	server.start = time.Now()
+	lock := newLock(New(server), []string{"key"}, nil)
+	lock.waiter = newWaiter(lock, time.Minute, &Options{})
+	return lock.waiter
+}
+
+func TestWaiter_ask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{reply: -5000})
+		held, err := w.ask(t.Context())
+		assert.NoError(t, err)
+		assert.False(t, held)
+		assert.Equal(t, sinceEpoch()+5001*time.Millisecond, w.holderEnds)
+	})
+}
+
+// A message is enough if it is recent, and no fencing token is due. Else an ask has to say that
+// the lock is held.
+func TestWaiter_take(t *testing.T) {
+	for name, test := range map[string]struct {
+		server *answering
+		told   bool
+		age    time.Duration
+		fenced bool
+		asks   int
+		held   bool
+	}{
+		"recent message":          {server: &answering{}, told: true, age: time.Second, held: true},
+		"old message":             {server: &answering{reply: 1}, told: true, age: 10 * time.Second, asks: 1, held: true},
+		"fenced":                  {server: &answering{reply: 1}, told: true, fenced: true, asks: 1, held: true},
+		"not held any more":       {server: &answering{reply: -1000}, told: true, age: 10 * time.Second, asks: 1},
+		"not answered":            {server: &answering{from: time.Hour}, told: true, age: 10 * time.Second, asks: 1},
+		"by an ask":               {server: &answering{}, age: 10 * time.Second, fenced: true, held: true},
+		"by an ask that was slow": {server: &answering{}, age: time.Minute - time.Minute/100},
+		"almost":                  {server: &answering{}, age: time.Minute - time.Minute/100 - 1, held: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := waiterOf(test.server)
+				if test.fenced {
+					w.keys = append(w.keys, "fence")
+				}
+				time.Sleep(time.Hour) // for ages before the start
+				held, err := w.take(t.Context(), turn{told: test.told, sent: sinceEpoch() - test.age})
+				assert.NoError(t, err)
+				assert.Equal(t, test.held, held)
+				assert.Len(t, test.server.calls, test.asks)
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := waiterOf(&answering{from: time.Hour}).take(ctx, turn{told: true, sent: sinceEpoch() - time.Hour})
+		assert.Error(t, err, "the call is over")
+	})
+}
+
+// A server that has nobody listening says so beside the holder's TTL, of which nothing may be left.
+func TestWaiter_unheard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, left := range []int64{0, 5000} {
+			w := waiterOf(&answering{})
+			renewed := 0
+			w.inbox = &inbox{confirmed: true, since: sinceEpoch(), renew: func() { renewed++ }}
+			w.wait(sinceEpoch(), -left)
+			assert.True(t, w.inbox.confirmed, "it is heard")
+			w.wait(sinceEpoch()-1, -unheard-left)
+			assert.True(t, w.inbox.confirmed, "that was before the subscription")
+			w.wait(sinceEpoch(), -unheard-left)
+			assert.False(t, w.inbox.confirmed)
+			assert.Equal(t, sinceEpoch()+time.Duration(left+1)*time.Millisecond, w.holderEnds)
+			time.Sleep(time.Second)
+			assert.Equal(t, 1, renewed)
+		}
+	})
+}
+
+func TestWaiter_next(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := errors.New("silent")
+		ask, leave := call{script: queueAskScript, sent: sinceEpoch()}, call{script: queueLeaveScript, sent: sinceEpoch()}
+		w := waiterOf(&answering{})
+		w.holderEnds = sinceEpoch() + time.Hour
+		next := func(state waiterState, call call, err error) (time.Duration, bool) {
+			w.state = state
+			due, ok := w.next(call, err)
+			return due - sinceEpoch(), ok
+		}
+		requireIn := func(least, most time.Duration, state waiterState, call call, err error) {
+			t.Helper()
+			due, ok := next(state, call, err)
+			assert.True(t, ok)
+			assert.GreaterOrEqual(t, due, least)
+			assert.LessOrEqual(t, due, most)
+		}
+		requireIn(45*time.Millisecond, 50*time.Millisecond, queued, ask, nil)
+		w.inbox = &inbox{confirmed: true, since: sinceEpoch()}
+		requireIn(900*time.Millisecond, time.Second, queued, ask, nil)
+		w.inbox.since++
+		due, ok := w.next(ask, nil)
+		assert.True(t, ok)
+		assert.Equal(t, atOnce, due, "the server did not know of the subscription")
+
+		_, ok = next(leaving, ask, nil)
+		assert.False(t, ok, "the leaving has its own time")
+		_, ok = next(leaving, ask, silent)
+		assert.False(t, ok)
+		for _, state := range []waiterState{queued, leaving} {
+			w.retry = 0
+			for _, wait := range []time.Duration{20, 40, 80, 160, 320, 640, 1000, 1000} {
+				of := ask
+				if state == leaving {
+					of = leave
+				}
+				requireIn(wait*time.Millisecond/2, wait*time.Millisecond*3/2, state, of, silent)
+			}
+		}
+	})
+}
+
+// An ask that ends when the lock is held may come after the release, if the TTL is over by then.
+func TestWaiter_askAfterTheTTL(t *testing.T) {
+	for name, test := range map[string]struct {
+		age    time.Duration
+		leaves bool
+	}{
+		"in time": {time.Second, false}, "after the TTL": {time.Minute, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &answering{}
+				w := waiterOf(server)
+				w.lock.lease.begin(sinceEpoch(), time.Minute)
+				b := &inbox{served: make(map[string]*waiter)}
+				b.serve(w)
+				w.state = served
+				time.Sleep(test.age)
+				w.asks++
+				w.endAsk(sinceEpoch(), 1, nil)
+				w.released()
+				assert.Empty(t, b.served)
+				time.Sleep(time.Minute)
+				assert.Equal(t, test.leaves, len(server.calls) > 0)
+			})
+		})
+	}
+}
+
+// So many leave a server that is silent, and no more. Those that wait in the queue leave all.
+func TestWaiter_leavingIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{from: time.Hour}
+		w := waiterOf(server)
+		for range maxLeaving {
+			newWaiter(w.lock, time.Minute, &Options{}).leave()
+		}
+		assert.Equal(t, maxLeaving, Leaving(server))
+		w.leave()
+		assert.Equal(t, gone, w.state)
+		assert.Equal(t, maxLeaving, Tasks(server))
+		w = newWaiter(w.lock, time.Minute, &Options{})
+		w.state = queued
+		waiting.count++
+		w.leave()
+		assert.Equal(t, leaving, w.state)
+		assert.Equal(t, maxLeaving+1, Tasks(server))
+		assert.Zero(t, Waiting())
+		time.Sleep(time.Minute)
+		assert.Zero(t, Tasks(server))
+	})
 }
