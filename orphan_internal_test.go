@@ -21,6 +21,7 @@ type answering struct {
 	mu    sync.Mutex
 	from  time.Duration
 	reply int64
+	err   error           // instead
 	calls []time.Duration // since start
 }
 
@@ -33,7 +34,7 @@ func (a *answering) EvalSha(ctx context.Context, _ string, _ []string, _ ...any)
 	if at < a.from {
 		return redis.NewCmdResult(nil, errors.New("silent"))
 	}
-	return redis.NewCmdResult(a.reply, nil)
+	return redis.NewCmdResult(a.reply, a.err)
 }
 
 // The command that takes the lock may come as late as the grace allows: the last release, or
@@ -72,4 +73,52 @@ func TestOrphan_lastRelease(t *testing.T) {
 			})
 		})
 	}
+}
+
+// refusal is an error that Redis replied.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (r refusal) RedisError()   {}
+
+// What Redis refuses is not tried again, unless it may answer otherwise soon.
+func TestOrphan_refused(t *testing.T) {
+	for err, want := range map[error]bool{
+		refusal("WRONGTYPE"): true,
+		refusal("LOADING Redis is loading the dataset in memory"):        false,
+		refusal("READONLY You can't write against a read only replica."): false,
+		redis.ErrClosed:                            true,
+		errors.New("i/o timeout"):                  false,
+		context.DeadlineExceeded:                   false,
+		refusal("CLUSTERDOWN The cluster is down"): false,
+		refusal("NOPERM of any kind"):              true,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			server := &answering{start: time.Now(), err: err}
+			tried := newLock(New(server), []string{"key"}, nil).releaseOrphan()
+			<-tried
+			assert.Equal(t, answerTime, time.Since(server.start))
+			time.Sleep(time.Minute)
+			assert.Equal(t, want, len(server.calls) == 1, "%v", err)
+			assert.Zero(t, Tasks(server))
+			assert.Zero(t, Orphans(server))
+		})
+	}
+}
+
+// There is nothing to wait for where nobody looks after an orphan.
+func TestOrphan_notLookedAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{start: time.Now(), from: time.Hour}
+		custom := newLock(New(server), []string{"key"}, &Options{Token: "custom"})
+		assert.True(t, isClosed(custom.releaseOrphan()))
+		assert.True(t, isClosed((&Lock{unique: true}).releaseOrphan()))
+		for range maxOrphans {
+			assert.False(t, isClosed(newLock(New(server), []string{"key"}, nil).releaseOrphan()))
+		}
+		assert.True(t, isClosed(newLock(New(server), []string{"key"}, nil).releaseOrphan()), "one too many")
+		assert.Equal(t, maxOrphans, Orphans(server))
+		time.Sleep(time.Minute)
+		assert.Zero(t, Orphans(server))
+	})
 }
