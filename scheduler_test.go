@@ -85,13 +85,12 @@ func TestScheduler_blips(t *testing.T) {
 	redistest.TakesLong(t)
 	t.Run("paused", func(t *testing.T) {
 		t.Parallel()
-		// A third of it is left after a pause that began just before a refresh.
-		const ttl = 4 * time.Second
+		const ttl, pause = 8 * time.Second, 2 * time.Second
 		server := redistest.Start(t)
 		lock := watchLock(t, server.Client(patient), key, ttl, ttl/6)
 		for range 4 {
 			server.Pause()
-			time.Sleep(ttl / 2)
+			time.Sleep(pause)
 			server.Resume()
 			// Until the refreshes have caught up.
 			refreshed := lock.ValidUntil()
