@@ -195,7 +195,7 @@ func TestWaiter_take(t *testing.T) {
 				held, err := w.take(t.Context(), turn{told: test.told, sent: sinceEpoch() - test.age})
 				assert.NoError(t, err)
 				assert.Equal(t, test.held, held)
-				assert.Len(t, test.server.calls, test.asks)
+				assert.Len(t, test.server.made(), test.asks)
 			})
 		})
 	}
@@ -222,6 +222,7 @@ func TestWaiter_unheard(t *testing.T) {
 			assert.False(t, w.inbox.confirmed)
 			assert.Equal(t, sinceEpoch()+time.Duration(left+1)*time.Millisecond, w.holderEnds)
 			time.Sleep(time.Second)
+			synctest.Wait()
 			assert.Equal(t, 1, renewed)
 		}
 	})
@@ -292,7 +293,7 @@ func TestWaiter_askAfterTheTTL(t *testing.T) {
 				w.released()
 				assert.Empty(t, b.served)
 				time.Sleep(time.Minute)
-				assert.Equal(t, test.leaves, len(server.calls) > 0)
+				assert.Equal(t, test.leaves, len(server.made()) > 0)
 			})
 		})
 	}

@@ -527,15 +527,15 @@ func (s *timely) EvalSha(_ context.Context, digest string, keys []string, _ ...a
 // after a failure.
 func TestScheduler_onTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		random := rand.New(rand.NewPCG(1, 2))
-		server := &timely{attempts: make(map[string][]attempt), random: random}
+		server := &timely{attempts: make(map[string][]attempt), random: rand.New(rand.NewPCG(1, 2))}
 		locks := make(map[*redislock.Lock]time.Duration)
 		for i := range 100 {
-			ttl := time.Second << random.IntN(8)
+			ttl := time.Second << (i % 8)
 			locks[watchLock(t, server, fmt.Sprint("lock", i), ttl)] = ttl
 			time.Sleep(10 * time.Millisecond)
 		}
 		time.Sleep(5 * time.Minute)
+		synctest.Wait()
 		const gathered = 10 * time.Millisecond // with others
 		for lock, ttl := range locks {
 			assert.False(t, isClosed(lock.Done()))

@@ -82,7 +82,7 @@ func TestTicking_endsBeforeItIsSent(t *testing.T) {
 		assert.Zero(t, Tasks(server))
 		assert.Empty(t, ticking.watchdog.ticking)
 		time.Sleep(time.Minute)
-		assert.Empty(t, server.calls)
+		assert.Empty(t, server.made())
 	})
 }
 
