@@ -87,7 +87,12 @@ func (l *Lock) releaseOrphan() (tried <-chan struct{}) {
 func (o *orphan) begin() (call, bool) {
 	schedule.mu.Lock()
 	defer schedule.mu.Unlock()
-	o.call.sent = sinceEpoch()
+	now := sinceEpoch()
+	if now >= o.until+maxPatience*orphanPatience { // the last attempts are neither answered nor given up
+		o.finish()
+		return call{}, false
+	}
+	o.call.sent = now
 	return o.call, true
 }
 
