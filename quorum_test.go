@@ -572,16 +572,17 @@ func TestQuorum_customTokenIsUndone(t *testing.T) {
 		require.NoError(t, node.Client().Del(t.Context(), key).Err())
 	}
 	var lock *redislock.Lock
-	for range 3 {
+	for i := range 3 {
 		var err error
-		lock, err = locker.Obtain(t.Context(), key, ttl, opt)
+		lock, err = locker.Obtain(t.Context(), key, time.Duration(i+1)*ttl, opt)
 		require.NoError(t, err)
 	}
-	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+	require.NoError(t, lock.Refresh(t.Context(), 4*ttl, nil))
+	awaitTTL(t, nodes[2], 3*ttl, 4*ttl) // nothing comes after the undo that would hide it
 	slow.letGo()
 	slow.wait()
 	require.Equal(t, redislock.ErrNotObtained, <-failed)
-	eventuallyHolding(t, nodes, 3) // the lock has the node too
+	assert.Equal(t, 3, holding(t, nodes), "the lock has the node too")
 	require.NoError(t, lock.Release(t.Context()))
 }
 
