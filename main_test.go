@@ -132,13 +132,20 @@ func (a *answers) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 }
 
 func (a *answers) note(cmd redis.Cmder) {
-	if cmd.Err() != nil || len(cmd.Args()) < 2 {
+	unknown := redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT")
+	if cmd.Err() != nil && !unknown || len(cmd.Args()) < 2 {
 		return
 	}
 	digest, _ := cmd.Args()[1].(string)
 	script := redislock.ScriptName(digest)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if unknown {
+		if script == "leave" {
+			a.cleaning++ // it is followed by an EVAL
+		}
+		return
+	}
 	if a.count == nil {
 		a.count, a.released = make(map[string]int), make(map[string]bool)
 	}

@@ -1,0 +1,238 @@
+package redislock
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// A pubsubServer is a Redis server that knows what subscribers say.
+type pubsubServer struct {
+	start time.Time
+
+	mu         sync.Mutex
+	refuse     string // what it answers to who would subscribe; "" to let them
+	silent     bool   // it answers nothing
+	subscribed []time.Duration
+	dialed     int
+	pings      int
+	conns      []net.Conn
+}
+
+func (s *pubsubServer) client() *redis.Client {
+	return redis.NewClient(&redis.Options{
+		Protocol:        2,
+		DisableIdentity: true,
+		// Else the client looks for the address of the name localhost.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.dialed++
+			s.conns = append(s.conns, far)
+			go s.serve(far)
+			return near, nil
+		},
+	})
+}
+
+func (s *pubsubServer) serve(conn net.Conn) {
+	defer conn.Close()
+	for r := bufio.NewReader(conn); ; {
+		command, err := readCommand(r)
+		if err != nil {
+			return
+		}
+		if answer := s.answer(command); answer != "" {
+			if _, err := io.WriteString(conn, answer); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func readCommand(r *bufio.Reader) (words []string, err error) {
+	line := func() (string, error) {
+		s, err := r.ReadString('\n')
+		return strings.TrimRight(s, "\r\n"), err
+	}
+	head, err := line()
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(head, "*"))
+	for range n {
+		if _, err = line(); err != nil {
+			break
+		}
+		word, _ := line()
+		words = append(words, word)
+	}
+	return words, err
+}
+
+func (s *pubsubServer) answer(command []string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.silent:
+		return ""
+	case command[0] == "subscribe" && s.refuse != "":
+		s.subscribed = append(s.subscribed, time.Since(s.start))
+		return "-" + s.refuse + "\r\n"
+	case command[0] == "subscribe":
+		s.subscribed = append(s.subscribed, time.Since(s.start))
+		return fmt.Sprintf("*3\r\n$9\r\nsubscribe\r\n$%d\r\n%s\r\n:1\r\n", len(command[1]), command[1])
+	case command[0] == "ping":
+		s.pings++
+		return "*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+	default:
+		return "-ERR unknown command\r\n"
+	}
+}
+
+func (s *pubsubServer) become(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+func (s *pubsubServer) cut() {
+	for _, conn := range s.conns {
+		conn.Close()
+	}
+	s.conns = nil
+}
+
+// times are those of the subscriptions, since there were none.
+func (s *pubsubServer) times() (times []time.Duration) {
+	synctest.Wait()
+	s.become(func() { times, s.subscribed = s.subscribed, nil })
+	return times
+}
+
+// testInbox runs a test of an inbox with one waiter, which is closed in the end.
+func testInbox(t *testing.T, test func(t *testing.T, s *pubsubServer, b *inbox, client *redis.Client)) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &pubsubServer{start: time.Now()}
+		client := s.client()
+		defer client.Close()
+		w := newWaiter(newLock(New(client), []string{"key"}, nil), time.Minute, &Options{})
+		waiting.mu.Lock()
+		openInbox(w)
+		b := w.inbox
+		waiting.mu.Unlock()
+		test(t, s, b, client)
+		if isClosed(b.closed) {
+			return
+		}
+		waiting.mu.Lock()
+		b.remove(w)
+		waiting.mu.Unlock()
+		time.Sleep(inboxIdle)
+		synctest.Wait()
+		assert.True(t, isClosed(b.closed), "nobody needs it")
+	})
+}
+
+// While all is well a subscription stays, and is looked at every other time.
+func TestInbox_calm(t *testing.T) {
+	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+		assert.Equal(t, []time.Duration{0}, s.times())
+		time.Sleep(time.Minute)
+		assert.Empty(t, s.times())
+		s.become(func() { assert.InDelta(t, 10, s.pings, 1) })
+	})
+}
+
+// A subscription that does not answer is replaced by another, on a connection of its own, and the
+// inbox goes on.
+func TestInbox_silence(t *testing.T) {
+	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+		for range 3 {
+			require.Len(t, s.times(), 1)
+			s.become(func() { s.silent = true })
+			time.Sleep(3 * inboxCheck)
+			s.become(func() { s.silent = false })
+			time.Sleep(3 * inboxCheck)
+		}
+		require.False(t, isClosed(b.closed))
+		waiting.mu.Lock()
+		defer waiting.mu.Unlock()
+		assert.True(t, b.confirmed)
+	})
+}
+
+// A connection that was cut is followed by another at once.
+func TestInbox_cut(t *testing.T) {
+	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
+		for range 3 {
+			time.Sleep(time.Second)
+			s.become(s.cut)
+			require.Len(t, s.times(), 1)
+		}
+	})
+}
+
+// A server that refuses the subscription is asked for it again now and then, on the same
+// connection's terms: not sooner, and for as long as somebody waits.
+func TestInbox_refused(t *testing.T) {
+	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+		s.become(func() { s.refuse = "NOPERM this user has no permissions" })
+		s.become(s.cut)
+		require.NotEmpty(t, s.times())
+		for range 3 {
+			time.Sleep(inboxRefused - time.Millisecond)
+			require.Empty(t, s.times())
+			time.Sleep(time.Millisecond)
+			require.Len(t, s.times(), 1)
+		}
+		s.become(func() { s.refuse = "" })
+		time.Sleep(inboxRefused)
+		require.Len(t, s.times(), 1)
+		time.Sleep(time.Minute)
+		require.Empty(t, s.times())
+	})
+}
+
+// A server that is not ready is asked again soon.
+func TestInbox_notReady(t *testing.T) {
+	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+		s.become(func() { s.refuse = "LOADING Redis is loading the dataset in memory" })
+		s.become(s.cut)
+		s.times()
+		time.Sleep(time.Second)
+		assert.InDelta(t, time.Second/inboxRetry, len(s.times()), 1)
+	})
+}
+
+// Once the Redis client is closed the inbox is, too, and forgotten.
+func TestInbox_clientClosed(t *testing.T) {
+	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, client *redis.Client) {
+		require.Len(t, s.times(), 1)
+		require.NoError(t, client.Close())
+		s.become(s.cut)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.True(t, isClosed(b.closed))
+		waiting.mu.Lock()
+		defer waiting.mu.Unlock()
+		assert.NotContains(t, waiting.inboxes, b.key)
+	})
+}
