@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,6 +60,7 @@ type Server struct {
 	t       testing.TB
 	program string
 	args    []string
+	log     string // the file that it is written to
 	pid     int
 	stdin   io.Closer
 	exited  chan struct{}
@@ -85,10 +87,11 @@ func newServer(t testing.TB) *Server {
 		}
 		t.Skip(help)
 	}
-	server := &Server{t: t, Addr: freeAddr(t), program: program}
+	dir := t.TempDir()
+	server := &Server{t: t, Addr: freeAddr(t), program: program, log: filepath.Join(dir, "log")}
 	server.args = []string{
 		"--bind", "127.0.0.1", "--port", server.port(),
-		"--dir", t.TempDir(), "--save", "", "--daemonize", "no",
+		"--dir", dir, "--save", "", "--daemonize", "no", "--logfile", server.log,
 	}
 	t.Cleanup(server.Kill)
 	return server
@@ -199,7 +202,8 @@ func (s *Server) awaitAnswer() {
 		}
 		select {
 		case <-ctx.Done():
-			s.t.Fatalf("redis-server at %s does not answer: %v", s.Addr, err)
+			log, _ := os.ReadFile(s.log)
+			s.t.Fatalf("redis-server at %s does not answer: %v\n%s", s.Addr, err, log)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
