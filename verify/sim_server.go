@@ -29,8 +29,10 @@ type simServer struct {
 	known   map[string]bool      // digests of scripts; guarded by running
 	taken   map[string]simTaking // by key, unless another call has come to count on that since; guarded by running
 
+	passing sync.Mutex // held while TTLs pass: nobody sees them before that
+	passed  time.Time  // until when they have; guarded by passing
+
 	mu       sync.Mutex
-	passed   time.Time     // until when time has passed for TTLs
 	clockOff time.Duration // what its clock is ahead by
 	clockSet time.Time     // when its clock was set the last time
 	mute     bool          // its users may not use channels
@@ -102,10 +104,12 @@ func (s *simServer) serve(conn net.Conn) { s.redis.Server().ServeConn(conn) }
 // before runs before each command, those of scripts included. It reports whether it has
 // answered the command.
 func (s *simServer) before(peer *server.Peer, command string, args ...string) bool {
-	s.letTimePass()
 	s.mu.Lock()
 	now, mute, inside := time.Now().Add(s.clockOff), s.mute, s.inside == peer
 	s.mu.Unlock()
+	if !inside { // the script holds a mutex that the passing of time needs
+		s.letTimePass()
+	}
 	switch command {
 	case "EVAL", "EVALSHA":
 		if !inside {
@@ -152,14 +156,12 @@ func (s *simServer) runLocked(peer *server.Peer, command string, args []string, 
 	return true
 }
 
-// letTimePass has TTLs pass. Within a script none does: the server's mutex is held there.
+// letTimePass has TTLs pass.
 func (s *simServer) letTimePass() {
-	now := time.Now()
-	s.mu.Lock()
-	elapsed := now.Sub(s.passed)
-	s.passed = now
-	s.mu.Unlock()
-	if elapsed > 0 {
+	s.passing.Lock()
+	defer s.passing.Unlock()
+	if elapsed := time.Since(s.passed); elapsed > 0 {
+		s.passed = s.passed.Add(elapsed)
 		s.redis.FastForward(elapsed)
 	}
 }
