@@ -218,6 +218,7 @@ func TestQuorum_watchdogHeals(t *testing.T) {
 	nodes := startNodes(t, 3)
 	lock, err := quorumOf(nodes).Obtain(t.Context(), key, ttl, watched(redislock.NewTickWatchdog(20*time.Millisecond)))
 	require.NoError(t, err)
+	eventuallyHolding(t, nodes, 3)
 	for _, node := range nodes { // one after the other
 		require.NoError(t, node.Client().FlushAll(t.Context()).Err())
 		eventuallyHolding(t, nodes, 3)
@@ -259,6 +260,7 @@ func TestQuorum_healingAndReleasing(t *testing.T) {
 	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
 	lock, err := locker.Obtain(t.Context(), key, ttl, nil)
 	require.NoError(t, err)
+	eventuallyHolding(t, nodes, 3)
 	require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
 	require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
 	eventuallyHolding(t, nodes, 3) // it is healed, and the script known
@@ -340,6 +342,7 @@ func TestQuorum_releaseWhileRefreshing(t *testing.T) {
 	for range 100 {
 		lock, err := locker.Obtain(t.Context(), key, ttl, nil)
 		require.NoError(t, err)
+		eventuallyHolding(t, nodes, 3)
 		var refreshing sync.WaitGroup
 		for i := range 3 {
 			refreshing.Go(func() {
@@ -683,14 +686,22 @@ func TestQuorum_manyLocksAreHealed(t *testing.T) {
 	watchdog := redislock.NewTickWatchdog(100 * time.Millisecond)
 	const n = 500
 	locks := make([]*redislock.Lock, n)
+	start := time.Now()
 	for i := range locks {
-		var err error
-		locks[i], err = locker.Obtain(t.Context(), fmt.Sprint("lock", i), ttl, watched(watchdog))
-		require.NoError(t, err)
+		for err := errors.New("none yet"); err != nil; {
+			locks[i], err = locker.Obtain(t.Context(), fmt.Sprint("lock", i), ttl, watched(watchdog))
+			require.Less(t, time.Since(start), 20*time.Second, "%v", err) // nodes may be slow
+		}
 	}
+	awaitAll := func() {
+		for _, node := range nodes {
+			rdb := node.Client()
+			require.Eventually(t, func() bool { return rdb.DBSize(t.Context()).Val() == n }, 10*time.Second, 5*time.Millisecond)
+		}
+	}
+	awaitAll()
 	require.NoError(t, nodes[1].Client().FlushAll(t.Context()).Err())
-	require.Eventually(t, func() bool { return nodes[1].Client().DBSize(t.Context()).Val() == n },
-		10*time.Second, 5*time.Millisecond)
+	awaitAll()
 	for _, lock := range locks {
 		require.NoError(t, lock.Release(t.Context()))
 	}
