@@ -50,7 +50,9 @@ func (s *story) obtain(ctx context.Context) (err error) {
 		return err
 	}
 	fmt.Printf("Anna obtains the lock from a majority of %d servers, for %v.\n", len(s.clients), ttl)
-	s.awaitAll(ctx)
+	if err := s.awaitAll(ctx); err != nil {
+		return err
+	}
 	if _, err := s.locker.Obtain(ctx, s.key, ttl, nil); !errors.Is(err, redislock.ErrNotObtained) {
 		return fmt.Errorf("a second caller was not refused: %v", err)
 	}
@@ -58,16 +60,22 @@ func (s *story) obtain(ctx context.Context) (err error) {
 	return nil
 }
 
-// awaitAll waits until all nodes that answer have granted the lock. Nobody else needs that; but
-// this story is of a majority that is left when one node stops.
-func (s *story) awaitAll(ctx context.Context) {
+// awaitAll waits until all nodes that answer have granted the lock: a refresh takes it on those
+// that were too slow. Nobody else needs that; but this story is of a majority that is left when
+// one node stops.
+func (s *story) awaitAll(ctx context.Context) error {
 	for _, client := range s.clients {
 		for {
 			if n, err := client.Exists(ctx, s.key).Result(); err != nil || n > 0 {
 				break
 			}
+			if err := s.lock.Refresh(ctx, ttl, nil); err != nil {
+				return err
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 	}
+	return nil
 }
 
 // keep is for when a minority is away.
