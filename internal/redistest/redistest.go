@@ -163,8 +163,9 @@ func (s *Server) Client(changes ...func(*redis.Options)) *redis.Client {
 
 // supervise runs a command in the background, prints its process id and kills it
 // when standard input ends: that happens also when the test process dies in a way
-// that runs no cleanup.
-const supervise = `"$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!; wait`
+// that runs no cleanup. A signal to all of the test's processes must not end the supervisor
+// before.
+const supervise = `trap "" HUP INT TERM; "$@" >/dev/null 2>&1 & echo $!; cat >/dev/null; kill -9 $!; wait`
 
 // Restart starts the server again after Kill, at the same address, and waits until
 // it answers.
