@@ -9,12 +9,12 @@ func Orphans(client RedisClient) (n int) {
 	return n
 }
 
-// forLanesOf calls a function, with schedule.mu held, for the lanes of a Redis client: of all
+// forLanesOf calls a function, with background.mu held, for the lanes of a Redis client: of all
 // its nodes.
 func forLanesOf(client RedisClient, f func(*lane)) {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	for key, l := range schedule.lanes {
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	for key, l := range background.lanes {
 		if key.client == any(client) {
 			f(l)
 		}
@@ -51,7 +51,7 @@ func Tasks(client RedisClient) (n int) {
 	return n
 }
 
-// Leaving is how many waiters of a Redis client are leaving a queue.
+// Leaving is how many calls of a Redis client are leaving a queue.
 func Leaving(client RedisClient) (n int) {
 	forLanesOf(client, func(l *lane) { n += l.leaving })
 	return n
@@ -59,7 +59,7 @@ func Leaving(client RedisClient) (n int) {
 
 // Waiting is how many callers of this process wait in a queue.
 func Waiting() int {
-	waiting.mu.Lock()
-	defer waiting.mu.Unlock()
-	return waiting.count
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	return background.queued
 }

@@ -30,10 +30,10 @@ type inbox struct {
 	client  *Client
 	channel string // after a letter that queue.lua knows the kind by
 
-	// Guarded by waiting.mu.
+	// Guarded by background.mu.
 	waiters   map[string]*waiter
-	served    map[string]*waiter // those that have their locks: a message may come twice
-	sweepAt   int                // how many served there are when those are forgotten whose locks have expired
+	holders   map[string]*waiter // those that have their locks: a message may come twice
+	sweepAt   int                // how many holders there are when those are forgotten whose locks have expired
 	confirmed bool               // whether the subscription has been
 	since     time.Duration      // since epoch: when it was last confirmed
 	misheard  int                // how often, since a message came
@@ -56,11 +56,11 @@ func inboxKeyOf(lock *Lock) inboxKey {
 	return key
 }
 
-// openInbox gives the waiter an inbox, with waiting.mu held. It has none if its client
+// openInbox gives the waiter an inbox, with background.mu held. It has none if its client
 // cannot subscribe.
 func openInbox(w *waiter) {
 	key := inboxKeyOf(w.lock)
-	b := waiting.inboxes[key]
+	b := background.inboxes[key]
 	if b == nil {
 		subscribe, sharded := w.lock.subscribing()
 		if subscribe == nil {
@@ -80,59 +80,61 @@ func openInbox(w *waiter) {
 			client:  w.lock.Client,
 			channel: kind + prefix + randomToken(),
 			waiters: make(map[string]*waiter),
-			served:  make(map[string]*waiter),
+			holders: make(map[string]*waiter),
 			closed:  make(chan struct{}),
 		}
 		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
-		if waiting.inboxes == nil {
-			waiting.inboxes = make(map[inboxKey]*inbox)
+		if background.inboxes == nil {
+			background.inboxes = make(map[inboxKey]*inbox)
 		}
-		waiting.inboxes[key] = b
+		background.inboxes[key] = b
 		go b.run(subscribe)
 	}
 	b.add(w)
 }
 
-// add lets a waiter use the inbox, with waiting.mu held.
+// add lets a waiter use the inbox, with background.mu held.
 func (b *inbox) add(w *waiter) {
 	b.waiters[w.id] = w
 	w.inbox = b
 	b.idle.Stop()
 }
 
-// serve notes that a waiter has the lock, with waiting.mu held.
+// serve notes that a waiter has the lock, with background.mu held.
 func (b *inbox) serve(w *waiter) {
-	b.served[w.id] = w
-	w.servedBy = b
-	if len(b.served) >= b.sweepAt {
-		maps.DeleteFunc(b.served, func(_ string, w *waiter) bool { return w.lock.lease.remaining() < -orphanGrace })
-		b.sweepAt = max(64, 2*len(b.served))
+	b.remove(w)
+	w.inbox = b
+	b.holders[w.id] = w
+	if len(b.holders) >= b.sweepAt {
+		maps.DeleteFunc(b.holders, func(_ string, w *waiter) bool { return w.lock.lease.remaining() < -undoGrace })
+		b.sweepAt = max(64, 2*len(b.holders))
 	}
 }
 
-// remove does away with a waiter, with waiting.mu held.
+// remove does away with a waiter, with background.mu held.
 func (b *inbox) remove(w *waiter) {
+	delete(b.holders, w.id)
 	delete(b.waiters, w.id)
 	w.inbox = nil
-	if len(b.waiters) == 0 {
+	if len(b.waiters) == 0 && !isClosed(b.closed) {
 		b.idle.Reset(inboxIdle)
 	}
 }
 
 func (b *inbox) closeIfIdle() {
-	waiting.mu.Lock()
+	background.mu.Lock()
 	if len(b.waiters) > 0 {
-		waiting.mu.Unlock()
+		background.mu.Unlock()
 		return
 	}
 	pubsub := b.close()
-	waiting.mu.Unlock()
+	background.mu.Unlock()
 	if pubsub != nil {
 		_ = pubsub.Close()
 	}
 }
 
-// close makes the inbox unknown, with waiting.mu held, and returns the subscription,
+// close makes the inbox unknown, with background.mu held, and returns the subscription,
 // which is the caller's to close.
 func (b *inbox) close() *redis.PubSub {
 	if !isClosed(b.closed) {
@@ -140,8 +142,8 @@ func (b *inbox) close() *redis.PubSub {
 	}
 	b.confirmed = false
 	b.idle.Stop()
-	if waiting.inboxes[b.key] == b {
-		delete(waiting.inboxes, b.key)
+	if background.inboxes[b.key] == b {
+		delete(background.inboxes, b.key)
 	}
 	return b.pubsub
 }
@@ -168,9 +170,9 @@ func (b *inbox) run(subscribe subscribeFunc) {
 		b.client.lookForNodes(ctx)
 	}
 	// If the Redis client was closed the waiters will hear of it when they ask.
-	waiting.mu.Lock()
+	background.mu.Lock()
 	b.close()
-	waiting.mu.Unlock()
+	background.mu.Unlock()
 	b.askAll()
 }
 
@@ -183,11 +185,11 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 		dead.Store(true)
 		_ = pubsub.Close()
 	}
-	waiting.mu.Lock()
+	background.mu.Lock()
 	b.pubsub, b.renew = pubsub, renew
 	b.confirmed = false
 	closed := isClosed(b.closed)
-	waiting.mu.Unlock()
+	background.mu.Unlock()
 	if closed {
 		return nil
 	}
@@ -257,7 +259,7 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 var errNodeClosed = errors.New("the node's client was closed")
 
 // mishear notes that, after an ask, the server of the queue had nobody listening, with
-// waiting.mu held. The connection is broken, or it is one to another server: after a
+// background.mu held. The connection is broken, or it is one to another server: after a
 // failover it may be to a replica, which passes on messages that nobody counts.
 func (b *inbox) mishear(asked time.Duration) {
 	if !b.confirmed || asked < b.since {
@@ -268,9 +270,9 @@ func (b *inbox) mishear(asked time.Duration) {
 	b.misheard++
 	renew := b.renew
 	time.AfterFunc(wait, func() {
-		waiting.mu.Lock()
+		background.mu.Lock()
 		confirmed := b.confirmed
-		waiting.mu.Unlock()
+		background.mu.Unlock()
 		if !confirmed {
 			renew()
 		}
@@ -280,31 +282,25 @@ func (b *inbox) mishear(asked time.Duration) {
 // confirm notes that messages arrive from now on. Those before are lost, if the
 // subscription was.
 func (b *inbox) confirm() {
-	waiting.mu.Lock()
+	background.mu.Lock()
 	b.confirmed = !isClosed(b.closed)
 	b.since = sinceEpoch()
-	waiting.mu.Unlock()
+	background.mu.Unlock()
 	b.askAll()
 }
 
 // askAll has all waiters ask, one after the other.
 func (b *inbox) askAll() {
-	waiting.mu.Lock()
-	waiters := make([]*waiter, 0, len(b.waiters))
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	due := sinceEpoch()
 	for _, w := range b.waiters {
-		waiters = append(waiters, w)
-	}
-	waiting.mu.Unlock()
-
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	now := sinceEpoch()
-	for i, w := range waiters {
 		// An ask that is under way will be followed by another. One that overtook it
 		// would be undone by it.
 		if w.underWay == 0 {
-			w.hasten(now + time.Duration(i)*askGap)
+			w.hasten(due)
 		}
+		due += askGap
 	}
 }
 
@@ -314,25 +310,15 @@ func (b *inbox) deliver(message string) {
 	if !ok || h.sent > sinceEpoch() {
 		return
 	}
-	waiting.mu.Lock()
-	w := b.waiters[h.id]
-	_, known := b.served[h.id]
-	known = known || w != nil && w.lock.text() == h.value && w.keys[0] == h.key
-	if known && w != nil {
-		w.tell(turn{sent: h.sent, told: true})
+	background.mu.Lock()
+	_, known := b.holders[h.id]
+	if w := b.waiters[h.id]; w != nil && w.lock.text() == h.value && w.keys[0] == h.key {
+		known = true
+		w.tell(grant{sent: h.sent, told: true})
 	}
 	b.misheard = 0
-	waiting.mu.Unlock()
+	background.mu.Unlock()
 	if !known {
-		absent(b.client, h).leave()
+		h.passOn(b.client)
 	}
-}
-
-// absent returns a waiter in place of one that is not there any more.
-func absent(c *Client, h handover) *waiter {
-	lock := &Lock{Client: c, keys: []string{h.key}, value: h.value}
-	w := newWaiter(lock, orphanTimeout, &Options{})
-	w.id = h.id
-	w.state = gone
-	return w
 }

@@ -133,17 +133,17 @@ func testInbox(t *testing.T, test func(t *testing.T, s *pubsubServer, b *inbox, 
 		client := s.client()
 		defer client.Close()
 		w := newWaiter(newLock(New(client), []string{"key"}, nil), time.Minute, &Options{})
-		waiting.mu.Lock()
+		background.mu.Lock()
 		openInbox(w)
 		b := w.inbox
-		waiting.mu.Unlock()
+		background.mu.Unlock()
 		test(t, s, b, client)
 		if isClosed(b.closed) {
 			return
 		}
-		waiting.mu.Lock()
+		background.mu.Lock()
 		b.remove(w)
-		waiting.mu.Unlock()
+		background.mu.Unlock()
 		time.Sleep(inboxIdle)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed), "nobody needs it")
@@ -172,8 +172,8 @@ func TestInbox_silence(t *testing.T) {
 			time.Sleep(3 * inboxCheck)
 		}
 		require.False(t, isClosed(b.closed))
-		waiting.mu.Lock()
-		defer waiting.mu.Unlock()
+		background.mu.Lock()
+		defer background.mu.Unlock()
 		assert.True(t, b.confirmed)
 	})
 }
@@ -231,8 +231,8 @@ func TestInbox_clientClosed(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed))
-		waiting.mu.Lock()
-		defer waiting.mu.Unlock()
-		assert.NotContains(t, waiting.inboxes, b.key)
+		background.mu.Lock()
+		defer background.mu.Unlock()
+		assert.NotContains(t, background.inboxes, b.key)
 	})
 }

@@ -154,7 +154,7 @@ func (l *lease) noteStraggler(sent, ttl time.Duration, err error, everywhere boo
 		if extras.stragglers == nil {
 			extras.stragglers = &stragglers{answered: math.MinInt64}
 		}
-		extras.stragglers.all = append(extras.stragglers.all, straggler{ttl, now + orphanGrace})
+		extras.stragglers.all = append(extras.stragglers.all, straggler{ttl, now + undoGrace})
 	}
 	if !unanswered && l.extras != nil && l.extras.stragglers != nil {
 		l.extras.stragglers.answered = now
@@ -166,7 +166,7 @@ func (l *lease) noteStraggler(sent, ttl time.Duration, err error, everywhere boo
 func (s *stragglers) shortestTTL(sent time.Duration) time.Duration {
 	s.all = slices.DeleteFunc(s.all, func(r straggler) bool {
 		// Time alone does not tell: while Redis is silent nothing comes into effect.
-		return r.until < sent && s.answered >= r.until-orphanGrace
+		return r.until < sent && s.answered >= r.until-undoGrace
 	})
 	shortest := time.Duration(math.MaxInt64)
 	for _, r := range s.all {

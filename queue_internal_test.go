@@ -62,10 +62,20 @@ func TestParseHandover(t *testing.T) {
 	assert.Equal(t, handover{id: "process.7", sent: -time.Second, key: "a: {", value: "value 1"}, h)
 }
 
+// unusedInbox returns an inbox without a subscription.
+func unusedInbox() *inbox {
+	return &inbox{
+		waiters: make(map[string]*waiter),
+		holders: make(map[string]*waiter),
+		idle:    time.NewTimer(time.Hour),
+		closed:  make(chan struct{}),
+	}
+}
+
 // Locks that are never released, only left to expire, are forgotten even so.
 func TestInbox_forgetsExpiredLocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &inbox{served: make(map[string]*waiter)}
+		b := unusedInbox()
 		for i := range 10_000 {
 			w := &waiter{id: strconv.Itoa(i)}
 			w.lock = &Lock{}
@@ -73,8 +83,8 @@ func TestInbox_forgetsExpiredLocks(t *testing.T) {
 			b.serve(w)
 			time.Sleep(100 * time.Millisecond)
 		}
-		assert.LessOrEqual(t, len(b.served), 128)
-		assert.Contains(t, b.served, "9999")
+		assert.LessOrEqual(t, len(b.holders), 128)
+		assert.Contains(t, b.holders, "9999")
 	})
 }
 
@@ -136,8 +146,7 @@ func TestWaiter_nextAsk(t *testing.T) {
 
 // An inbox that somebody has come to use meanwhile is not closed.
 func TestInbox_closeIfIdle(t *testing.T) {
-	b := &inbox{waiters: make(map[string]*waiter), closed: make(chan struct{})}
-	b.idle = time.AfterFunc(time.Hour, func() {})
+	b := unusedInbox()
 	b.waiters["one"] = &waiter{}
 	b.closeIfIdle()
 	assert.False(t, isClosed(b.closed))
@@ -192,7 +201,7 @@ func TestWaiter_take(t *testing.T) {
 					w.keys = append(w.keys, "fence")
 				}
 				time.Sleep(time.Hour) // for ages before the start
-				held, err := w.take(t.Context(), turn{told: test.told, sent: sinceEpoch() - test.age})
+				held, err := w.take(t.Context(), grant{told: test.told, sent: sinceEpoch() - test.age})
 				assert.NoError(t, err)
 				assert.Equal(t, test.held, held)
 				assert.Len(t, test.server.made(), test.asks)
@@ -202,7 +211,7 @@ func TestWaiter_take(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := waiterOf(&answering{from: time.Hour}).take(ctx, turn{told: true, sent: sinceEpoch() - time.Hour})
+		_, err := waiterOf(&answering{from: time.Hour}).take(ctx, grant{told: true, sent: sinceEpoch() - time.Hour})
 		assert.Error(t, err, "the call is over")
 	})
 }
@@ -231,42 +240,25 @@ func TestWaiter_unheard(t *testing.T) {
 func TestWaiter_next(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		silent := errors.New("silent")
-		ask, leave := call{script: queueAskScript, sent: sinceEpoch()}, call{script: queueLeaveScript, sent: sinceEpoch()}
+		ask := call{script: queueAskScript, sent: sinceEpoch()}
 		w := waiterOf(&answering{})
 		w.holderEnds = sinceEpoch() + time.Hour
-		next := func(state waiterState, call call, err error) (time.Duration, bool) {
-			w.state = state
-			due, ok := w.next(call, err)
-			return due - sinceEpoch(), ok
-		}
-		requireIn := func(least, most time.Duration, state waiterState, call call, err error) {
+		requireIn := func(least, most time.Duration, err error) {
 			t.Helper()
-			due, ok := next(state, call, err)
+			due, ok := w.next(ask, err)
 			assert.True(t, ok)
-			assert.GreaterOrEqual(t, due, least)
-			assert.LessOrEqual(t, due, most)
+			assert.GreaterOrEqual(t, due-sinceEpoch(), least)
+			assert.LessOrEqual(t, due-sinceEpoch(), most)
 		}
-		requireIn(45*time.Millisecond, 50*time.Millisecond, queued, ask, nil)
+		requireIn(45*time.Millisecond, 50*time.Millisecond, nil)
 		w.inbox = &inbox{confirmed: true, since: sinceEpoch()}
-		requireIn(900*time.Millisecond, time.Second, queued, ask, nil)
+		requireIn(900*time.Millisecond, time.Second, nil)
 		w.inbox.since++
 		due, ok := w.next(ask, nil)
 		assert.True(t, ok)
 		assert.Equal(t, atOnce, due, "the server did not know of the subscription")
-
-		_, ok = next(leaving, ask, nil)
-		assert.False(t, ok, "the leaving has its own time")
-		_, ok = next(leaving, ask, silent)
-		assert.False(t, ok)
-		for _, state := range []waiterState{queued, leaving} {
-			w.retry = 0
-			for _, wait := range []time.Duration{20, 40, 80, 160, 320, 640, 1000, 1000} {
-				of := ask
-				if state == leaving {
-					of = leave
-				}
-				requireIn(wait*time.Millisecond/2, wait*time.Millisecond*3/2, state, of, silent)
-			}
+		for _, wait := range []time.Duration{20, 40, 80, 160, 320, 640, 1000, 1000} {
+			requireIn(wait*time.Millisecond/2, wait*time.Millisecond*3/2, silent)
 		}
 	})
 }
@@ -284,16 +276,60 @@ func TestWaiter_askAfterTheTTL(t *testing.T) {
 				server := &answering{}
 				w := waiterOf(server)
 				w.lock.lease.begin(sinceEpoch(), time.Minute)
-				b := &inbox{served: make(map[string]*waiter)}
-				b.serve(w)
-				w.state = served
+				b := unusedInbox()
+				w.inbox = b
+				w.become(served)
+				assert.Len(t, b.holders, 1)
 				time.Sleep(test.age)
-				w.asks++
-				w.endAsk(sinceEpoch(), 1, nil)
+				w.end(call{sent: sinceEpoch()}, 1, nil)
 				w.released()
-				assert.Empty(t, b.served)
+				assert.Empty(t, b.holders)
 				time.Sleep(time.Minute)
 				assert.Equal(t, test.leaves, len(server.made()) > 0)
+			})
+		})
+	}
+}
+
+// What of asks is under way when the waiting ends is waited for, and followed by the leaving: at
+// once if it was the last, else after the grace.
+func TestWaiter_quit(t *testing.T) {
+	for name, test := range map[string]struct {
+		asks   int32
+		lost   bool
+		ends   time.Duration // when the last ask ends
+		took   time.Duration
+		leaves []time.Duration
+	}{
+		"none":                {0, false, 0, leaveGrace, []time.Duration{0}},
+		"an ask was lost":     {0, true, 0, 0, []time.Duration{0}},
+		"one":                 {1, false, time.Millisecond, leaveGrace, []time.Duration{time.Millisecond}},
+		"one that is slow":    {1, false, time.Second, leaveGrace, []time.Duration{leaveGrace, time.Second}},
+		"one beside the lost": {1, true, time.Second, 0, []time.Duration{0, time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &answering{}
+				w := waiterOf(server)
+				w.enqueue()
+				underWay := func(asks int32) {
+					background.mu.Lock()
+					defer background.mu.Unlock()
+					w.underWay, w.lane.busy = asks, int(asks)
+				}
+				underWay(test.asks)
+				go func() {
+					time.Sleep(test.ends)
+					if test.asks > 0 {
+						w.end(call{sent: sinceEpoch()}, -1000, nil)
+						underWay(0)
+					}
+				}()
+				w.quit(test.lost)
+				assert.Equal(t, test.took, time.Since(server.start))
+				time.Sleep(time.Minute)
+				assert.Equal(t, test.leaves, server.made())
+				assert.Zero(t, Tasks(server))
 			})
 		})
 	}
@@ -308,14 +344,12 @@ func TestWaiter_leavingIsBounded(t *testing.T) {
 			newWaiter(w.lock, time.Minute, &Options{}).leave()
 		}
 		assert.Equal(t, maxLeaving, Leaving(server))
-		w.leave()
-		assert.Equal(t, gone, w.state)
+		assert.True(t, isClosed(w.leave()))
 		assert.Equal(t, maxLeaving, Tasks(server))
 		w = newWaiter(w.lock, time.Minute, &Options{})
-		w.state = queued
-		waiting.count++
-		w.leave()
-		assert.Equal(t, leaving, w.state)
+		w.enqueue()
+		w.giveUp()
+		assert.False(t, isClosed(w.leave()))
 		assert.Equal(t, maxLeaving+1, Tasks(server))
 		assert.Zero(t, Waiting())
 		time.Sleep(time.Minute)

@@ -183,7 +183,7 @@ func (n *node) run(ctx context.Context, script *redis.Script, keys []string, arg
 		return 0, errSilent
 	}
 	defer func() { <-n.calls }()
-	return n.Client.run(ctx, script, keys, args...)
+	return call{script: script, keys: keys, args: args}.run(ctx, n.Client)
 }
 
 // enter takes a place among those that are under way, if there is one before ctx ends.
@@ -217,7 +217,7 @@ func (n *node) runAll(ctx context.Context, calls []call, tell func(first int, re
 		}
 		running.Go(func() {
 			defer func() { <-n.calls }()
-			reply, err := n.Client.run(ctx, c.script, c.keys, c.args...)
+			reply, err := c.run(ctx, n.Client)
 			tell(i, []result{{reply, err}})
 		})
 	}
@@ -388,7 +388,7 @@ func (q *quorum) abandon(lock *Lock, ttl time.Duration) {
 func (q *quorum) releaseHeld(ctx context.Context, lock *Lock) (held bool, _ error) {
 	time.Sleep(lock.untilHealed())
 	answers := q.allNodes()
-	q.releaseOn(ctx, lock, orphanTimeout, answers)
+	q.releaseOn(ctx, lock, undoTimeout, answers)
 	if count(answers, granted) >= q.majority() {
 		return true, nil
 	}

@@ -455,14 +455,14 @@ func (l *Lock) take(ctx context.Context, ttl time.Duration, opt *Options, again 
 		if !l.unique {
 			args = append(args, l.tokenLen)
 		}
-		reply, err := l.update(ctx, obtainScript, ttl, l.keys, args...)
+		reply, err := l.setting(ttl, obtainScript, l.keys, args...).run(ctx, l.Client)
 		return reply != 0, err
 	}
 	keys, counter := l.keys, 0
 	if fenced {
 		keys, counter = append(slices.Clip(keys), opt.FenceKey), 1
 	}
-	reply, err := l.update(ctx, obtainMultiScript, ttl, keys, l.value, ttl.Milliseconds(), l.tokenArg(), counter)
+	reply, err := l.setting(ttl, obtainMultiScript, keys, l.value, ttl.Milliseconds(), l.tokenArg(), counter).run(ctx, l.Client)
 	if fenced {
 		l.fence = reply
 	}
@@ -544,7 +544,7 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 	if l.Client != nil && l.quorum != nil {
 		ms, err = l.quorum.ttl(ctx, l)
 	} else {
-		ms, err = l.run(ctx, ttlScript, l.keys, l.value)
+		ms, err = call{script: ttlScript, keys: l.keys, args: []any{l.value}}.run(ctx, l.Client)
 	}
 	// Upstream's script, which fakes imitate, has negative replies.
 	return time.Duration(max(ms, 0)) * time.Millisecond, err
@@ -619,7 +619,18 @@ func (l *Lock) renew(ctx context.Context, ttl time.Duration, shorten bool) (int6
 	if l.Client != nil && l.quorum != nil {
 		return l.quorum.renew(ctx, l, ttl, shorten)
 	}
-	return l.update(ctx, refreshScript, ttl, l.keys, l.refreshArgs(shorten, l.value, ttl.Milliseconds())...)
+	return l.refreshing(ttl, shorten).run(ctx, l.Client)
+}
+
+// refreshing is the call by which one Redis refreshes the lock.
+func (l *Lock) refreshing(ttl time.Duration, shorten bool) call {
+	return l.setting(ttl, refreshScript, l.keys, l.refreshArgs(shorten, l.value, ttl.Milliseconds())...)
+}
+
+// setting is a call that sets the lock's TTL, to be confirmed by as many replicas as its holder
+// wanted.
+func (l *Lock) setting(ttl time.Duration, script *redis.Script, keys []string, args ...any) call {
+	return call{script: script, keys: keys, args: args, ttl: ttl, replicas: int(l.minReplicas)}
 }
 
 // refreshArgs completes the arguments of a script that refreshes. What goes on behind the
@@ -754,15 +765,14 @@ func (l *Lock) deleteNow(ctx context.Context) (held bool, _ error) {
 	if l.Client != nil && l.quorum != nil {
 		return l.quorum.releaseHeld(ctx, l)
 	}
-	script, keys := l.releasing()
-	reply, err := l.run(ctx, script, keys, l.value)
+	reply, err := l.releasing().run(ctx, l.Client)
 	return reply == 1, err
 }
 
-// releasing returns the script that releases the lock, and its keys.
-func (l *Lock) releasing() (script *redis.Script, keys []string) {
+// releasing is the call that releases the lock on one Redis.
+func (l *Lock) releasing() call {
 	if l.waiter != nil {
-		return queueReleaseScript, l.waiter.keys[:3]
+		return call{script: queueReleaseScript, keys: l.waiter.keys[:3], args: []any{l.value}}
 	}
-	return releaseScript, l.keys
+	return call{script: releaseScript, keys: l.keys, args: []any{l.value}}
 }

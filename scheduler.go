@@ -32,19 +32,23 @@ const (
 	maxPatience = 6
 )
 
-var schedule struct {
-	mu    sync.Mutex // guards all of lanes and tasks
-	lanes map[laneKey]*lane
+// background is all that happens behind the backs of this process's callers. Its mutex also guards
+// the state of each task, lane, inbox and waiter.
+var background struct {
+	mu      sync.Mutex
+	lanes   map[laneKey]*lane
+	inboxes map[inboxKey]*inbox
+	ids     uint64 // of the waiters so far
+	queued  int    // waiters
 }
 
-// A task is a script that is run when it is due, until it is removed.
+// A task is a script that is run when it is due, from its start until it is stopped.
 type task struct {
 	job      job
-	lock     *Lock
 	interval time.Duration // in which it usually becomes due
 	patience time.Duration // how long an answer may take before another connection is tried
 
-	lane     *lane
+	lane     *lane         // nil before the start; the same for life
 	due      time.Duration // since epoch; atOnce does not wait for others
 	index    int32         // in lane.due; -1 outside
 	underWay int32         // attempts
@@ -59,7 +63,7 @@ type job interface {
 	// end takes in how that ended.
 	end(call call, reply int64, err error)
 	// next returns when to run it again, after the end, if the task has not been
-	// removed meanwhile. It runs with schedule.mu held. It is false to leave the time
+	// stopped meanwhile. It runs with background.mu held. It is false to leave the time
 	// as it is.
 	next(call call, err error) (due time.Duration, ok bool)
 }
@@ -69,25 +73,21 @@ func (t *task) latest() time.Duration {
 	return t.due + min(t.interval/20, maxGap)
 }
 
-func newTask(job job, lock *Lock, interval, patience time.Duration) task {
-	return task{job: job, lock: lock, interval: interval, patience: patience, index: -1}
+func newTask(job job, interval, patience time.Duration) task {
+	return task{job: job, interval: interval, patience: patience, index: -1}
 }
 
-// start puts the task on the lane of the lock's server, with schedule.mu held. A task that
-// was stopped may start again; while an attempt of it is under way it stays on the lane
-// that made it, whatever the key: that is where the attempt will look for it.
-func (t *task) start(key laneKey, due time.Duration) {
-	if t.underWay == 0 {
-		t.lane = openLane(key, t.lock)
-	}
+// start puts the task on a lane, with background.mu held.
+func (t *task) start(lane *lane, due time.Duration) {
+	t.lane = lane
 	t.due = due
-	heap.Push(&t.lane.due, t)
+	heap.Push(&lane.due, t)
 	if t.index == 0 {
-		t.lane.rouse()
+		lane.rouse()
 	}
 }
 
-// hasten makes the task due earlier, with schedule.mu held.
+// hasten makes the task due earlier, with background.mu held.
 func (t *task) hasten(due time.Duration) {
 	if t.index < 0 || t.due <= due {
 		return
@@ -99,7 +99,7 @@ func (t *task) hasten(due time.Duration) {
 	}
 }
 
-// stop takes the task off its lane, with schedule.mu held, and reports whether it was
+// stop takes the task off its lane, with background.mu held, and reports whether it was
 // there.
 func (t *task) stop() bool {
 	if t.index < 0 {
@@ -126,8 +126,6 @@ type lane struct {
 	busy   int           // batches that others have to wait for
 	wake   chan struct{} // holds a token if there is news for run
 
-	underWay int // attempts
-
 	orphans, leaving int // of its tasks
 }
 
@@ -139,25 +137,23 @@ type laneKey struct {
 	confirmed bool // by replicas, which takes longer and pipelines of its own
 }
 
-func laneKeyOf(lock *Lock) laneKey {
+// laneKeyOf returns the key of the lane for a lock's key. It may ask a Cluster for its nodes, and so
+// comes before any mutex is locked.
+func laneKeyOf(c *Client, key string, confirmed bool) laneKey {
 	// A wrong node costs no more than being held up by it: it is the client that routes.
-	return laneKey{
-		client:    lock.identity(),
-		node:      lock.node(lock.Key()),
-		confirmed: lock.minReplicas > 0,
-	}
+	return laneKey{client: c.identity(), node: c.node(key), confirmed: confirmed}
 }
 
-// openLane returns the lane of that key, with schedule.mu held.
-func openLane(key laneKey, lock *Lock) *lane {
-	if l := schedule.lanes[key]; l != nil {
+// openLane returns the lane of that key, with background.mu held.
+func openLane(key laneKey, c *Client) *lane {
+	if l := background.lanes[key]; l != nil {
 		return l
 	}
-	l := &lane{key: key, client: lock.Client, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
-	if schedule.lanes == nil {
-		schedule.lanes = make(map[laneKey]*lane)
+	l := &lane{key: key, client: c, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
+	if background.lanes == nil {
+		background.lanes = make(map[laneKey]*lane)
 	}
-	schedule.lanes[key] = l
+	background.lanes[key] = l
 	go l.run()
 	return l
 }
@@ -191,12 +187,12 @@ func (l *lane) run() {
 }
 
 // next returns what is due, or how long to wait for the next. It closes the lane if
-// there is nothing to wait for: no task, and no attempt whose task may start again.
+// there is nothing to wait for: no task, and no batch that another lane would not count.
 func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	if len(l.due) == 0 && l.underWay == 0 {
-		delete(schedule.lanes, l.key)
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	if len(l.due) == 0 && l.busy == 0 {
+		delete(background.lanes, l.key)
 		return nil, 0, false
 	}
 	size, most := maxBatch, maxPipelines
@@ -218,7 +214,6 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 		t := l.due[0]
 		batch = append(batch, t)
 		t.underWay++
-		l.underWay++
 		t.due = now + t.patience
 		heap.Fix(&l.due, 0)
 	}
@@ -247,8 +242,8 @@ func (l *lane) send(batch []*task) {
 	default:
 		l.ask(attempts)
 	}
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	background.mu.Lock()
+	defer background.mu.Unlock()
 	l.busy--
 	l.rouse()
 }
@@ -261,9 +256,9 @@ func begin(batch []*task) []attempt {
 			attempts = append(attempts, attempt{t, call})
 			continue
 		}
-		schedule.mu.Lock()
-		t.landed()
-		schedule.mu.Unlock()
+		background.mu.Lock()
+		t.underWay--
+		background.mu.Unlock()
 	}
 	return attempts
 }
@@ -271,24 +266,18 @@ func begin(batch []*task) []attempt {
 // end takes in what an attempt came to, and when its task is due again.
 func (a attempt) end(r result) {
 	a.job.end(a.call, r.reply, r.err)
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	background.mu.Lock()
+	defer background.mu.Unlock()
 	if a.index >= 0 { // not stopped meanwhile
 		if due, ok := a.job.next(a.call, r.err); ok {
 			a.due = due
 			heap.Fix(&a.lane.due, int(a.index))
+			if a.index == 0 {
+				a.lane.rouse()
+			}
 		}
 	}
-	a.landed()
-}
-
-// landed notes that an attempt is not under way any more, with schedule.mu held.
-func (t *task) landed() {
-	t.underWay--
-	t.lane.underWay--
-	if t.index <= 0 { // it is the next, or has been stopped, so that the lane may have to end
-		t.lane.rouse()
-	}
+	a.underWay--
 }
 
 // ask has Redis run the scripts of the attempts, which end together.
@@ -319,13 +308,8 @@ func (l *lane) runAll(ctx context.Context, attempts []attempt) []result {
 		}
 		return runAll(ctx, l.client.pipelines(), calls)
 	}
-	var r result
-	if a := attempts[0]; a.script == refreshScript {
-		r.reply, r.err = a.lock.renew(ctx, a.ttl, false)
-	} else {
-		r.reply, r.err = l.client.run(ctx, a.script, a.keys, a.args...)
-	}
-	return []result{r}
+	reply, err := attempts[0].run(ctx, l.client)
+	return []result{{reply, err}}
 }
 
 // askQuorum has the locks of the attempts refreshed, each of which ends as soon as it is
@@ -335,7 +319,8 @@ func (l *lane) askQuorum(attempts []attempt) {
 	quorum := l.client.quorum
 	locks := make([]refreshing, len(attempts))
 	for i, a := range attempts {
-		locks[i] = refreshing{lock: a.lock, ttl: a.ttl, wait: quorum.refreshWait(a.ttl), done: a.end}
+		lock := a.job.(*ticking).lock // no other job has a quorum
+		locks[i] = refreshing{lock: lock, ttl: a.ttl, wait: quorum.refreshWait(a.ttl), done: a.end}
 	}
 	<-quorum.refresh(context.Background(), locks)
 }

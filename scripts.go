@@ -43,26 +43,32 @@ func loadScript(names ...string) *redis.Script {
 	return redis.NewScript(string(script))
 }
 
-// run asks Redis to run a script: by its digest, and by its source where the
-// server does not know it yet. All scripts reply with an integer.
-func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (int64, error) {
-	if c == nil || c.client == nil {
-		return 0, errNoClient
-	}
-	reply, err := replyOf(script.Run(ctx, c.client, keys, args...))
-	if err != nil {
-		err = nameTags(keys, err)
-	}
-	return reply, err
-}
-
 // A call is one run of a script.
 type call struct {
 	script *redis.Script
 	keys   []string
 	args   []any
 	sent   time.Duration // since epoch: just before
-	ttl    time.Duration // that a refresh sets
+
+	// Of calls that take or refresh a lock.
+	ttl      time.Duration // that they set
+	replicas int           // how many have to confirm what they write
+}
+
+// run asks Redis to run the script: by its digest, and by its source where the server does not
+// know it yet. All scripts reply with an integer.
+func (c call) run(ctx context.Context, client *Client) (int64, error) {
+	if client == nil || client.client == nil {
+		return 0, errNoClient
+	}
+	if c.replicas > 0 {
+		return c.runConfirmed(ctx, client)
+	}
+	reply, err := replyOf(c.script.Run(ctx, client.client, c.keys, c.args...))
+	if err != nil {
+		err = nameTags(c.keys, err)
+	}
+	return reply, err
 }
 
 // A result is what a call came to.

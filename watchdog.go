@@ -39,7 +39,7 @@ type Watchdog interface {
 // ends its refreshing.
 type TickWatchdog struct {
 	interval time.Duration
-	ticking  map[*ticking]struct{} // guarded by schedule.mu
+	ticking  map[*ticking]struct{} // guarded by background.mu
 }
 
 // NewTickWatchdog returns a watchdog that refreshes each of its locks at the given
@@ -86,8 +86,8 @@ func (w *TickWatchdog) Stop() {
 }
 
 func (w *TickWatchdog) all() []*ticking {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	background.mu.Lock()
+	defer background.mu.Unlock()
 	all := make([]*ticking, 0, len(w.ticking))
 	for t := range w.ticking {
 		all = append(all, t)
@@ -98,11 +98,12 @@ func (w *TickWatchdog) all() []*ticking {
 // ticking is a lock that a TickWatchdog refreshes.
 type ticking struct {
 	task
+	lock     *Lock
 	watchdog *TickWatchdog
 	ttl      time.Duration
 	removed  chan struct{} // closed by remove; nil if nobody waits
 
-	// Guarded by schedule.mu.
+	// Guarded by background.mu.
 	over  bool          // removed, perhaps before it started
 	sent  time.Duration // since epoch: the start, then the latest refresh that succeeded
 	retry time.Duration // the last wait after one that failed
@@ -113,8 +114,8 @@ func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
 	if interval <= 0 || interval >= validity(ttl) {
 		interval = ttl / 3
 	}
-	t := &ticking{watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
-	t.task = newTask(t, lock, interval, ttl/maxPatience)
+	t := &ticking{lock: lock, watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
+	t.task = newTask(t, interval, ttl/maxPatience)
 	return t
 }
 
@@ -124,10 +125,10 @@ func (t *ticking) start() {
 	if left := t.lock.lease.remaining(); left < wait {
 		wait = left / 2 // obtained for a shorter time
 	}
-	key := laneKeyOf(t.lock)
+	key := laneKeyOf(t.lock.Client, t.lock.Key(), t.lock.minReplicas > 0)
 
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	background.mu.Lock()
+	defer background.mu.Unlock()
 	if t.over {
 		return
 	}
@@ -137,13 +138,13 @@ func (t *ticking) start() {
 	}
 	t.watchdog.ticking[t] = struct{}{}
 	t.sent = sinceEpoch()
-	t.task.start(key, t.sent+wait)
+	t.task.start(openLane(key, t.lock.Client), t.sent+wait)
 }
 
 // remove ends the refreshing, or sees to it that it does not start.
 func (t *ticking) remove() {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	background.mu.Lock()
+	defer background.mu.Unlock()
 	if t.over {
 		return
 	}
@@ -164,13 +165,9 @@ func (t *ticking) begin() (call, bool) {
 		return call{}, false
 	}
 	stats.watchdogTick.Add(1)
-	return call{
-		script: refreshScript,
-		keys:   t.lock.keys,
-		args:   t.lock.refreshArgs(false, t.lock.value, t.ttl.Milliseconds()),
-		sent:   sent,
-		ttl:    t.ttl,
-	}, true
+	call := t.lock.refreshing(t.ttl, false)
+	call.sent = sent
+	return call, true
 }
 
 func (t *ticking) end(call call, reply int64, err error) {

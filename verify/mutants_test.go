@@ -103,8 +103,8 @@ var mutants = []mutant{
 	},
 	{
 		name: "a lane closes while an attempt is under way", file: "scheduler.go",
-		old: "if len(l.due) == 0 && l.underWay == 0 {", new: "if len(l.due) == 0 {",
-		tests: "Scheduler_startedAgain", simulated: true,
+		old: "if len(l.due) == 0 && l.busy == 0 {", new: "if len(l.due) == 0 {",
+		tests: "Scheduler_leavesAfterAnAttempt", simulated: true,
 	},
 	{
 		name: "pipelines go around a wrapper", file: "capabilities.go",
@@ -112,7 +112,7 @@ var mutants = []mutant{
 		tests: "Scheduler_clientThatChangesKeys",
 	},
 	{
-		name: "orphans of custom tokens are released", file: "orphan.go",
+		name: "orphans of custom tokens are released", file: "undo.go",
 		old: "if !l.unique || l.Client == nil {", new: "if l.Client == nil {",
 		tests: "customTokenIsLeftAlone", simulated: true,
 	},
@@ -147,13 +147,8 @@ var mutants = []mutant{
 		tests: "FairQueue_lateAsk", simulated: true,
 	},
 	{
-		name: "a second release stops the leaving", file: "queue.go",
-		old: "	if first {\n		w.state = gone", new: "	if true {\n		w.state = gone",
-		tests: "FairQueue_secondRelease", simulated: true,
-	},
-	{
-		name: "asks of those that have left are not undone", file: "queue.go",
-		old: "	if state == leaving || state == gone {\n		w.leave()", new: "	if false {\n		w.leave()",
+		name: "asks of those that have left are not undone", file: "waiter.go",
+		old: "		w.leaveBy(w.lane)\n", new: "",
 		simulated: true,
 	},
 	{
@@ -178,7 +173,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "the TTL of a lock that was handed over counts from the message", file: "queue.go",
-		old: "stale := sinceEpoch()-turn.sent > w.ttl/10", new: "turn.sent = sinceEpoch()\n	stale := false",
+		old: "stale := sinceEpoch()-grant.sent > w.ttl/10", new: "grant.sent = sinceEpoch()\n	stale := false",
 		tests: "FairQueue_(processPaused|validUntil)", simulated: true,
 	},
 	{
@@ -188,7 +183,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "asks that stray are forgotten", file: "queue.go",
-		old: "asked := w.asked || w.strays", new: "asked := w.asked",
+		old: "strayed := w.strayUntil != 0", new: "strayed := false",
 		tests: "FairQueue_strayAsk", simulated: true,
 	},
 	{
@@ -202,7 +197,7 @@ var mutants = []mutant{
 		tests: "Obtain_sentTwice", simulated: true,
 	},
 	{
-		name: "an orphan is released once", file: "orphan.go",
+		name: "an orphan is released once", file: "undo.go",
 		old: "final := err != nil", new: "final := err == nil || err != nil",
 		tests: "Obtain_sentTwice", simulated: true,
 	},

@@ -47,11 +47,11 @@ func (a *answering) made() []time.Duration {
 
 // The command that takes the lock may come as late as the grace allows: the last release, or
 // leave, is sent after it.
-func TestOrphan_lastRelease(t *testing.T) {
+func TestUndo_lastAttempt(t *testing.T) {
 	for name, test := range map[string]struct{ answers, least, most time.Duration }{
-		"answers at once": {0, orphanGrace + answerTime, orphanGrace + 5*time.Second},
-		"is silent":       {10 * time.Second, 10*time.Second + orphanGrace + answerTime, 20 * time.Second},
-		"never answers":   {time.Hour, orphanTimeout - time.Second, orphanTimeout + 5*time.Second},
+		"answers at once": {0, undoGrace + answerTime, undoGrace + 5*time.Second},
+		"is silent":       {10 * time.Second, 10*time.Second + undoGrace + answerTime, 20 * time.Second},
+		"never answers":   {time.Hour, undoTimeout - time.Second, undoTimeout + 5*time.Second},
 	} {
 		check := func(t *testing.T, release func(*Lock)) {
 			for range 20 { // the waits vary
@@ -79,7 +79,7 @@ func TestOrphan_lastRelease(t *testing.T) {
 		t.Run(name+", leave", func(t *testing.T) {
 			check(t, func(lock *Lock) {
 				w := newWaiter(lock, time.Second, &Options{})
-				w.strays = true
+				w.noteStray(0, errors.New("not answered"))
 				w.leave()
 			})
 		})
@@ -93,7 +93,7 @@ func (r refusal) Error() string { return string(r) }
 func (r refusal) RedisError()   {}
 
 // What Redis refuses is not tried again, unless it may answer otherwise soon.
-func TestOrphan_refused(t *testing.T) {
+func TestUndo_refused(t *testing.T) {
 	for err, want := range map[error]bool{
 		refusal("WRONGTYPE"): true,
 		refusal("LOADING Redis is loading the dataset in memory"):        false,
@@ -135,11 +135,11 @@ func TestOrphan_notLookedAfter(t *testing.T) {
 }
 
 // A client that never gives up has an orphan not be looked after for ever.
-func TestOrphan_clientWithoutTimeout(t *testing.T) {
+func TestUndo_clientWithoutTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &hanging{end: make(chan struct{})}
 		newLock(New(server), []string{"key"}, nil).releaseOrphan()
-		time.Sleep(orphanTimeout)
+		time.Sleep(undoTimeout)
 		assert.Equal(t, 1, Orphans(server))
 		time.Sleep(10 * time.Second)
 		assert.Zero(t, Orphans(server))

@@ -1,0 +1,162 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// maxOrphans is how many orphans of a server are looked after at a time. When it is away
+	// every call fails: the first are those that may have reached it.
+	maxOrphans = 256
+	// maxLeaving is the same for calls that failed to join a queue.
+	maxLeaving = 4096
+	// undoTimeout is for how long an undo is tried.
+	undoTimeout = 30 * time.Second
+	// undoGrace is how long a command may still be under way once Redis answers again.
+	undoGrace = 3 * time.Second
+	// undoWait is how long a first wait is, undoPatience how long one attempt may take.
+	undoWait     = 20 * time.Millisecond
+	undoPatience = time.Second
+)
+
+// An undo is the task that takes back what a call which is over has left in Redis, or may leave
+// there yet: a lock that nobody knows he holds (an orphan), a place in a queue. Otherwise all
+// others would have to wait out its TTL.
+//
+// A command of that call may still be under way, on another connection, and more than once: the
+// Redis client repeats it. Where that may be the undo is repeated, too, until nothing can come
+// after it.
+type undo struct {
+	task
+	call   call
+	repeat bool          // though it was answered
+	tried  chan struct{} // closed after the first attempt
+	places *int          // of its lane, of which it takes one
+
+	// Guarded by background.mu.
+	until time.Duration // since epoch: what is sent then is the last attempt
+	wait  time.Duration // before the next attempt
+}
+
+func newUndo(call call, repeat bool) *undo {
+	u := &undo{
+		call:   call,
+		repeat: repeat,
+		tried:  make(chan struct{}),
+		until:  sinceEpoch() + undoTimeout,
+		wait:   undoWait,
+	}
+	u.task = newTask(u, undoWait, undoPatience)
+	return u
+}
+
+// start starts the undo on a lane, with background.mu held, if there is a place for it.
+func (u *undo) start(lane *lane, places *int, most int) {
+	if *places >= most {
+		close(u.tried)
+		return
+	}
+	*places++
+	u.places = places
+	u.task.start(lane, atOnce)
+}
+
+func (u *undo) begin() (call, bool) {
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	now := sinceEpoch()
+	if now >= u.until+maxPatience*undoPatience { // the last attempts are neither answered nor given up
+		u.finish()
+		return call{}, false
+	}
+	u.call.sent = now
+	return u.call, true
+}
+
+// end looks at when the attempt was sent: one that leaves before the time is over may still be
+// overtaken by what it is to undo.
+func (u *undo) end(call call, _ int64, err error) {
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	switch {
+	case err == nil && !u.repeat:
+		u.until = call.sent
+	case err == nil:
+		u.until = min(u.until, sinceEpoch()+undoGrace)
+	}
+	final := err != nil && refused(err) || errors.Is(err, redis.ErrClosed)
+	if final || call.sent >= u.until {
+		u.finish()
+	}
+	if !isClosed(u.tried) {
+		close(u.tried)
+	}
+}
+
+// finish ends the task, with background.mu held.
+func (u *undo) finish() {
+	if u.stop() {
+		*u.places--
+	}
+	if !isClosed(u.tried) {
+		close(u.tried)
+	}
+}
+
+func (u *undo) next(call, error) (due time.Duration, ok bool) {
+	due = min(sinceEpoch()+u.wait, u.until)
+	u.wait = min(2*u.wait, time.Second)
+	return due, true
+}
+
+// releaseOrphan releases the lock in the background, unless it may be somebody's by a custom
+// token. The channel that it returns is closed after the first attempt.
+func (l *Lock) releaseOrphan() (tried <-chan struct{}) {
+	u := newUndo(l.releasing(), true)
+	if !l.unique || l.Client == nil {
+		close(u.tried)
+		return u.tried
+	}
+	key := laneKeyOf(l.Client, l.Key(), false)
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	lane := openLane(key, l.Client)
+	u.start(lane, &lane.orphans, maxOrphans)
+	return u.tried
+}
+
+// releaseFailed is for a lock that Redis holds for a try that failed. The caller may try
+// again at once: the key shall not be in its own way.
+func (l *Lock) releaseFailed(ctx context.Context) {
+	select {
+	case <-l.releaseOrphan():
+	case <-ctx.Done():
+	case <-time.After(releaseTimeout):
+	}
+}
+
+// refused reports whether Redis said no to a command, or there was none to ask, so that it
+// is sure to have changed nothing. The errors named here say only that the last of the attempts
+// that the Redis client made met a server that is not ready; an earlier one may
+// have succeeded, unseen, before the server failed.
+func refused(err error) bool {
+	return err == errNoClient || answered(err) &&
+		!redis.IsLoadingError(err) &&
+		!redis.IsReadOnlyError(err) &&
+		!redis.IsMasterDownError(err) &&
+		!redis.IsClusterDownError(err) &&
+		!redis.IsTryAgainError(err)
+}
+
+func isClosed(done <-chan struct{}) bool {
+	select {
+	case <-done:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,320 @@
+package redislock
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// askInterval is how often a waiter says that it is still there.
+	askInterval = time.Second
+	// pollInterval is how often one asks that no message can reach.
+	pollInterval = 50 * time.Millisecond
+	// askGap is between the asks of all waiters of this process on average, at least.
+	askGap = time.Millisecond
+	// leastWait is between two asks of one waiter because of a TTL that ends.
+	leastWait = 10 * time.Millisecond
+	// askPatience is how long a waiter goes on asking a server that does not answer.
+	askPatience = 10 * time.Second
+	// unheard is what a reply is less if nobody listens to the waiter's channel.
+	unheard = 1e15
+)
+
+// A waiter is a caller that wants a lock in its turn.
+//
+// Whatever Redis may have been told of a waiter in its absence is undone: a handover that
+// arrives when it is gone is answered by leaving the queue, which passes the lock on, and
+// so is an ask of it that turns out to have been under way.
+type waiter struct {
+	task
+	lock   *Lock
+	keys   []string // as queue_ask.lua takes them
+	ttl    time.Duration
+	since  time.Duration // since epoch: when it first asked
+	grants chan grant    // holds one
+
+	// Guarded by background.mu.
+	id           string // of this call, in all processes
+	inbox        *inbox // nil if no message can come
+	state        waiterState
+	asked        chan struct{} // closed once no ask is under way; nil: nobody waits for that
+	holderEnds   time.Duration // since epoch: when the TTL of the lock's holder will be over
+	failingSince time.Duration // since epoch: since when asks fail; 0: they do not
+	strayUntil   time.Duration // since epoch: an ask that has ended may come until then; 0: none may
+	retry        time.Duration // the last wait because of a failure
+}
+
+type waiterState int
+
+const (
+	asking waiterState = iota // for the first time
+	queued                    // asks again from its lane
+	served                    // has the lock, or had it and has not released it
+	done
+)
+
+// A grant is the end of a waiter's waiting.
+type grant struct {
+	sent  time.Duration // since epoch: when the ask was sent from which the TTL counts
+	fence int64
+	told  bool // by a message
+	err   error
+}
+
+func newWaiter(lock *Lock, ttl time.Duration, opt *Options) *waiter {
+	w := &waiter{
+		lock:   lock,
+		keys:   queueKeys(lock.keys[0]),
+		ttl:    ttl.Truncate(time.Millisecond),
+		since:  sinceEpoch(),
+		grants: make(chan grant, 1),
+	}
+	w.task = newTask(w, askInterval, 2*askInterval)
+	if opt.FenceKey != "" {
+		w.keys = append(w.keys, opt.FenceKey)
+	}
+	return w
+}
+
+// wait takes in a reply that says to wait, with background.mu held.
+func (w *waiter) wait(sent time.Duration, reply int64) {
+	if reply <= -unheard {
+		reply += unheard
+		if w.inbox != nil {
+			w.inbox.mishear(sent)
+		}
+	}
+	w.holderEnds = sinceEpoch() + time.Duration(-reply)*time.Millisecond + time.Millisecond
+}
+
+// listen lets messages reach the waiter from now on if its client has a confirmed
+// subscription. It comes before the first ask: the handover may be faster than the reply.
+func (w *waiter) listen() {
+	key := inboxKeyOf(w.lock)
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	background.ids++
+	w.id = processID + strconv.FormatUint(background.ids, 36)
+	if b := background.inboxes[key]; b != nil && b.confirmed {
+		b.add(w)
+	}
+}
+
+// enqueue has the waiter asked for from its lane.
+func (w *waiter) enqueue() {
+	key := laneKeyOf(w.lock.Client, w.lock.Key(), false)
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	listened := w.inbox != nil
+	if !listened {
+		openInbox(w)
+	}
+	w.become(queued)
+	due := w.nextAsk()
+	if !listened && w.canBeTold() {
+		due = atOnce // meanwhile the subscription was confirmed
+	}
+	w.start(openLane(key, w.lock.Client), due)
+}
+
+// become changes the waiter's state, with background.mu held.
+func (w *waiter) become(state waiterState) {
+	if w.state == queued {
+		background.queued--
+	}
+	w.state = state
+	switch state {
+	case queued:
+		background.queued++
+		return
+	case served:
+		if w.inbox != nil {
+			w.inbox.serve(w)
+		}
+	case done:
+		if w.inbox != nil {
+			w.inbox.remove(w)
+		}
+	}
+	w.stop()
+}
+
+// giveUp ends the waiting. The channel that it returns is closed once no ask is under way; it is
+// nil if none is.
+func (w *waiter) giveUp() (asked <-chan struct{}) {
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	w.become(done)
+	if w.underWay == 0 {
+		return nil
+	}
+	w.asked = make(chan struct{})
+	return w.asked
+}
+
+// leave takes the waiter out of the queue in the background. If it has been handed the
+// lock, that is passed on. The channel that it returns is closed after the first attempt.
+func (w *waiter) leave() (tried <-chan struct{}) {
+	key := laneKeyOf(w.lock.Client, w.lock.Key(), false)
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	return w.leaveBy(openLane(key, w.lock.Client))
+}
+
+// leaveBy leaves, with background.mu held. From now on each ask that ends is followed by another
+// leave. It is repeated if an ask that has ended may yet come into effect.
+func (w *waiter) leaveBy(lane *lane) (tried <-chan struct{}) {
+	w.asked = nil
+	most := maxLeaving
+	if w.lane != nil {
+		most = math.MaxInt // it was queued, and others would wait for it
+	}
+	u := newUndo(leaving(w.keys[:3], w.lock.value, w.id, w.lock.unique), w.strayUntil != 0)
+	u.start(lane, &lane.leaving, most)
+	return u.tried
+}
+
+// canBeTold reports whether a message can reach the waiter, with background.mu held.
+func (w *waiter) canBeTold() bool {
+	return w.inbox != nil && w.inbox.confirmed
+}
+
+// askEvery is the time between two asks, with background.mu held.
+func (w *waiter) askEvery() time.Duration {
+	every := pollInterval
+	if w.canBeTold() {
+		every = askInterval
+	}
+	return max(every, time.Duration(background.queued)*askGap)
+}
+
+// nextAsk is when to ask again, with background.mu held.
+func (w *waiter) nextAsk() time.Duration {
+	now := sinceEpoch()
+	due := now + early(w.askEvery())
+	if w.holderEnds < due {
+		due = max(w.holderEnds, now+max(leastWait, time.Duration(background.queued)*askGap))
+	}
+	return due
+}
+
+// askCall is the next ask, with background.mu held.
+func (w *waiter) askCall() call {
+	var channel string
+	if w.canBeTold() {
+		channel = w.inbox.channel
+	}
+	alive := max(3*w.askEvery(), time.Second)
+	now := sinceEpoch()
+	waited := now - w.since
+	if w.state == asking {
+		waited = 0
+	}
+	return call{
+		script: queueAskScript,
+		keys:   w.keys,
+		args: []any{
+			w.lock.value, w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
+			waited.Microseconds(), ticket(w.id, now, w.keys[0]), channel,
+		},
+		sent: now,
+	}
+}
+
+func (w *waiter) begin() (call, bool) {
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	if w.state != queued {
+		w.noteAsked()
+		return call{}, false
+	}
+	return w.askCall(), true
+}
+
+func (w *waiter) end(call call, reply int64, err error) {
+	background.mu.Lock()
+	defer background.mu.Unlock()
+	w.noteStray(call.sent, err)
+	switch {
+	case w.state == queued:
+		w.answered(call.sent, reply, err)
+	case w.state == served:
+		// It may come after a release that is under way: then that is the time to look.
+		// Not while the holder has the lock: there is no place to be had then, and nothing
+		// to be taken.
+		if w.lock.lease.remaining() <= 0 {
+			w.strayUntil = sinceEpoch() + undoGrace
+		}
+	case w.asked != nil:
+		w.noteAsked()
+	default:
+		// It was under way when the waiting ended, and may have queued the waiter, or taken
+		// the lock, once more.
+		w.leaveBy(w.lane)
+	}
+}
+
+// noteAsked tells who waits for that if this was the last ask under way, with background.mu held.
+func (w *waiter) noteAsked() {
+	if w.asked != nil && w.underWay == 1 {
+		close(w.asked)
+		w.asked = nil
+	}
+}
+
+// noteStray notes, with background.mu held, that an ask may yet come if it was not answered, or
+// late. That may be when the lock has been obtained by another, and released: it would be taken
+// for nobody.
+func (w *waiter) noteStray(sent time.Duration, err error) {
+	now := sinceEpoch()
+	switch {
+	case err != nil && !refused(err) || now-sent >= slowReply:
+		w.strayUntil = now + undoGrace
+	case sent > w.strayUntil:
+		w.strayUntil = 0
+	}
+}
+
+// answered takes in how an ask of a queued waiter ended, with background.mu held.
+func (w *waiter) answered(sent time.Duration, reply int64, err error) {
+	now := sinceEpoch()
+	switch {
+	case err == nil && reply > 0:
+		w.tell(grant{sent: sent, fence: reply})
+	case err == nil:
+		w.failingSince, w.retry = 0, 0
+		w.wait(sent, reply)
+	case refused(err) || errors.Is(err, redis.ErrClosed):
+		w.tell(grant{err: err})
+	case w.failingSince == 0:
+		w.failingSince = now
+	case now-w.failingSince > askPatience:
+		w.tell(grant{err: err})
+	}
+}
+
+// tell wakes the caller, unless there is news for it already.
+func (w *waiter) tell(grant grant) {
+	select {
+	case w.grants <- grant:
+	default:
+	}
+}
+
+func (w *waiter) next(call call, err error) (due time.Duration, ok bool) {
+	if err != nil {
+		w.retry = min(max(2*w.retry, 20*time.Millisecond), askInterval)
+		return sinceEpoch() + w.retry/2 + rand.N(w.retry), true
+	}
+	if w.canBeTold() && call.sent < w.inbox.since {
+		// It may have told the server that no message can reach this waiter, or a
+		// message may have been lost after it.
+		return atOnce, true
+	}
+	return w.nextAsk(), true
+}
