@@ -1,32 +1,11 @@
 package redislock
 
 import (
-	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
-
-// nodeTimeout bounds the asking for a key's node, for which a Cluster may have to be asked
-// for its nodes.
-const nodeTimeout = 200 * time.Millisecond
-
-// node returns the client of the node that has the key; nil if there is only one, or it
-// cannot be told. After a failover or a migration it may be the wrong one for a while.
-func (c *Client) node(key string) *redis.Client {
-	if !c.sharded() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), nodeTimeout)
-	defer cancel()
-	node, err := c.nodeOf(ctx, key)
-	if err != nil {
-		return nil
-	}
-	return node
-}
 
 // hashTag returns the part of a key by which it is assigned to a node.
 func hashTag(key string) string {
@@ -40,8 +19,8 @@ func hashTag(key string) string {
 
 // checkTags finds out that keys may be on different nodes of a Ring. There a script runs
 // on the node of its first key, and nobody would notice.
-func (c *Client) checkTags(keys []string) error {
-	if !c.onRing() {
+func (s *server) checkTags(keys []string) error {
+	if !s.isRing {
 		return nil
 	}
 	if one, other, ok := differentTags(keys); ok {

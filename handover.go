@@ -50,10 +50,10 @@ func leaving(keys []string, value any, id string, unique bool) call {
 }
 
 // passOn takes the call out of the queue that the handover is for, and that is not there any more.
-func (h handover) passOn(c *Client) {
-	key := laneKeyOf(c, h.key, false)
+func (h handover) passOn(s *server) {
+	key := s.laneKey(h.key, false)
 	background.mu.Lock()
 	defer background.mu.Unlock()
-	lane := openLane(key, c)
+	lane := openLane(key, s)
 	newUndo(leaving(queueKeys(h.key), h.value, h.id, false), false).start(lane, &lane.leaving, maxLeaving)
 }

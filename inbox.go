@@ -27,7 +27,7 @@ const (
 // is published on the node of the lock's key, and there is one for each key.
 type inbox struct {
 	key     inboxKey
-	client  *Client
+	server  *server
 	channel string // after a letter that queue.lua knows the kind by
 
 	// Guarded by background.mu.
@@ -48,10 +48,10 @@ type inboxKey struct {
 	key    string // "" if one serves all keys
 }
 
-func inboxKeyOf(lock *Lock) inboxKey {
-	key := inboxKey{client: lock.identity()}
-	if lock.sharded() {
-		key.key = lock.keys[0]
+func (s *server) inboxKey(lock string) inboxKey {
+	key := inboxKey{client: s.identity()}
+	if s.sharded() {
+		key.key = lock
 	}
 	return key
 }
@@ -59,10 +59,10 @@ func inboxKeyOf(lock *Lock) inboxKey {
 // openInbox gives the waiter an inbox, with background.mu held. It has none if its client
 // cannot subscribe.
 func openInbox(w *waiter) {
-	key := inboxKeyOf(w.lock)
+	key := w.lock.server().inboxKey(w.lock.Key())
 	b := background.inboxes[key]
 	if b == nil {
-		subscribe, sharded := w.lock.subscribing()
+		subscribe, sharded := w.lock.server().subscribing()
 		if subscribe == nil {
 			return
 		}
@@ -77,7 +77,7 @@ func openInbox(w *waiter) {
 		}
 		b = &inbox{
 			key:     key,
-			client:  w.lock.Client,
+			server:  w.lock.server(),
 			channel: kind + prefix + randomToken(),
 			waiters: make(map[string]*waiter),
 			holders: make(map[string]*waiter),
@@ -167,7 +167,7 @@ func (b *inbox) run(subscribe subscribeFunc) {
 			case <-time.After(inboxRetry):
 			}
 		}
-		b.client.lookForNodes(ctx)
+		b.server.lookForNodes(ctx)
 	}
 	// If the Redis client was closed the waiters will hear of it when they ask.
 	background.mu.Lock()
@@ -223,7 +223,7 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 		case dead.Load():
 			return nil
 		case errors.Is(err, redis.ErrClosed):
-			if b.client.sharded() {
+			if b.server.sharded() {
 				return errNodeClosed // and perhaps not the client of all nodes
 			}
 			return err
@@ -233,7 +233,7 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 			}
 			// The connection stays: it ends with its client, and that is noticed.
 			time.AfterFunc(inboxRefused, renew)
-		case err != nil && b.client.sharded():
+		case err != nil && b.server.sharded():
 			return err // the node may not be the one for the key any more
 		case err != nil:
 			// It reconnects when asked again.
@@ -319,6 +319,6 @@ func (b *inbox) deliver(message string) {
 	b.misheard = 0
 	background.mu.Unlock()
 	if !known {
-		h.passOn(b.client)
+		h.passOn(b.server)
 	}
 }

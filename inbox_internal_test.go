@@ -132,7 +132,7 @@ func testInbox(t *testing.T, test func(t *testing.T, s *pubsubServer, b *inbox, 
 		s := &pubsubServer{start: time.Now()}
 		client := s.client()
 		defer client.Close()
-		w := newWaiter(newLock(New(client), []string{"key"}, nil), time.Minute, &Options{})
+		w := newWaiter(claimOn(client, nil), time.Minute, &Options{})
 		background.mu.Lock()
 		openInbox(w)
 		b := w.inbox

@@ -215,6 +215,12 @@ func (l *lease) end(cause error) bool {
 	return l.endLocked(cause)
 }
 
+func (l *lease) hasEnded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cause != nil
+}
+
 func (l *lease) endLocked(cause error) bool {
 	if l.cause != nil {
 		return false
@@ -283,11 +289,11 @@ func (l *Lock) lost(cause error) {
 	stats.lost.Add(1)
 	l.endHold(cause)
 	l.log().Error("redislock: lock lost", "keys", l.keys, "error", cause)
-	if l.waiter != nil {
-		l.waiter.forget()
+	if l.claim != nil {
+		l.claim.forget()
 	}
-	if l.watch != nil && l.watch.ticking != nil {
-		l.watch.ticking.remove()
+	if l.keeper != nil {
+		l.keeper.remove()
 	}
 }
 

@@ -1,10 +1,10 @@
 package redislock
 
 import (
+	"fmt"
 	"log/slog"
 	"math"
-	"sync/atomic"
-	"time"
+	"slices"
 )
 
 // Options are what a caller may ask of Obtain and Refresh beyond the defaults.
@@ -91,89 +91,21 @@ func (o *Options) minReplicas() int16 {
 	return int16(min(o.MinReplicas, math.MaxInt16))
 }
 
+// check finds out that options cannot be met, whatever servers the keys are on.
+func (o *Options) check(keys []string) error {
+	switch {
+	case slices.Contains(keys, o.FenceKey):
+		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", o.FenceKey)
+	case o.MinReplicas < 0:
+		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", o.MinReplicas)
+	default:
+		return nil
+	}
+}
+
 var discardLogger = slog.New(slog.DiscardHandler)
 
 // DiscardLogger returns a logger that logs nothing.
 func DiscardLogger() *slog.Logger {
 	return discardLogger
-}
-
-// RetryStrategy says how long to wait before a lock is tried for again.
-// Implementations must be safe for concurrent use if their Options are shared.
-type RetryStrategy interface {
-	// NextBackoff returns the time until the next try. Less than a nanosecond
-	// means that there is no next try.
-	NextBackoff() time.Duration
-}
-
-// NoRetry tries once.
-func NoRetry() RetryStrategy {
-	return linearBackoff(0)
-}
-
-// LinearBackoff tries again each time after the same wait. With a wait of 0 or
-// less it tries once.
-func LinearBackoff(backoff time.Duration) RetryStrategy {
-	return linearBackoff(backoff)
-}
-
-type linearBackoff time.Duration
-
-func (b linearBackoff) NextBackoff() time.Duration {
-	return time.Duration(b)
-}
-
-// ExponentialBackoff tries again after waits that double: 4 ms, 8 ms, 16 ms and
-// so on, each raised to min if it is shorter, and cut to max if it is longer. A
-// max of 0 means no limit. A min of at least 16 ms is kind to Redis.
-//
-// The strategy counts the waits of all calls that use it: give each call a
-// strategy of its own unless all shall slow down together.
-func ExponentialBackoff(min, max time.Duration) RetryStrategy {
-	return &exponentialBackoff{min: min, max: max}
-}
-
-type exponentialBackoff struct {
-	count    atomic.Uint64
-	min, max time.Duration
-}
-
-func (b *exponentialBackoff) NextBackoff() time.Duration {
-	const mostDoublings = 25 // 18 hours, far from overflow
-	doublings := min(b.count.Add(1), mostDoublings)
-	backoff := 2 * time.Millisecond << doublings
-
-	switch {
-	case backoff < b.min:
-		return b.min
-	case b.max != 0 && backoff > b.max:
-		return b.max
-	default:
-		return backoff
-	}
-}
-
-// LimitRetry waits as strategy says, but at most max times. The limit is one for
-// all calls that use the returned strategy: give each call its own. A nil
-// strategy is [NoRetry].
-func LimitRetry(strategy RetryStrategy, max int) RetryStrategy {
-	if strategy == nil {
-		strategy = NoRetry()
-	}
-	return &limitedRetry{strategy: strategy, max: int64(max)}
-}
-
-type limitedRetry struct {
-	strategy RetryStrategy
-	count    atomic.Int64
-	max      int64
-}
-
-func (r *limitedRetry) NextBackoff() time.Duration {
-	// Counted and compared in one step: of many goroutines that ask for the last
-	// retry only one gets it.
-	if r.count.Add(1) > r.max {
-		return 0
-	}
-	return r.strategy.NextBackoff()
 }

@@ -69,12 +69,13 @@ func isFair(opt *Options) bool {
 }
 
 // obtainInTurn is obtain for one key in a FairQueue.
-func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration, opt *Options, observed *observation) (_ *Lock, canceled bool, _ error) {
-	if _, sameSlot := queuePrefix(key); !sameSlot && c.sharded() {
+func (s *server) obtainInTurn(ctx context.Context, c *Client, keys []string, ttl time.Duration, opt *Options, observed *observation) (_ *Lock, canceled bool, _ error) {
+	key := keys[0]
+	if _, sameSlot := queuePrefix(key); !sameSlot && s.sharded() {
 		return nil, false, fmt.Errorf("redislock: key %q cannot be queued for: because of its "+
 			"closing brace the queue would be in another slot; give it a {hash tag}", key)
 	}
-	w := newWaiter(newLock(c, []string{key}, opt), ttl, opt)
+	w := newWaiter(s.newClaim(c, keys, opt), ttl, opt)
 	w.lock.waiter = w
 	w.listen()
 
@@ -91,7 +92,7 @@ func (c *Client) obtainInTurn(ctx context.Context, key string, ttl time.Duration
 		return nil, canceled, err
 	}
 	w.serve()
-	return w.lock, false, nil
+	return &w.lock.Lock, false, nil
 }
 
 // await waits in the queue until the lock is held. If it fails it also reports whether
@@ -139,7 +140,7 @@ func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
 	background.mu.Lock()
 	call := w.askCall()
 	background.mu.Unlock()
-	reply, err := call.run(ctx, w.lock.Client)
+	reply, err := call.run(ctx, w.lock.server())
 	background.mu.Lock()
 	w.noteStray(call.sent, err)
 	if err == nil && reply <= 0 {
@@ -183,7 +184,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 	if lock.minReplicas > 0 {
 		// It was not this waiter's command, or one that made it wait, that set the key.
 		sent = sinceEpoch()
-		reply, err := lock.refreshing(w.ttl, false).run(ctx, lock.Client)
+		reply, err := lock.refreshCall(w.ttl, false).run(ctx, lock.server())
 		if err != nil || reply == 0 {
 			return false, err
 		}

@@ -78,7 +78,7 @@ func TestInbox_forgetsExpiredLocks(t *testing.T) {
 		b := unusedInbox()
 		for i := range 10_000 {
 			w := &waiter{id: strconv.Itoa(i)}
-			w.lock = &Lock{}
+			w.lock = &singleClaim{}
 			w.lock.lease.begin(sinceEpoch(), time.Second)
 			b.serve(w)
 			time.Sleep(100 * time.Millisecond)
@@ -102,7 +102,7 @@ func TestParseHandover_malformed(t *testing.T) {
 func TestWaiter_askCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const fields, ttl, alive, waited = 7, 1, 3, 4
-		w := newWaiter(newLock(New(&answering{start: time.Now()}), []string{"key"}, nil), 1500*time.Microsecond, &Options{})
+		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), 1500*time.Microsecond, &Options{})
 		time.Sleep(2 * time.Second)
 		first := w.askCall()
 		assert.Len(t, first.args, fields)
@@ -124,7 +124,7 @@ func TestWaiter_askCall(t *testing.T) {
 // TTL ends, but not all the time after that.
 func TestWaiter_nextAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWaiter(newLock(New(&answering{start: time.Now()}), []string{"key"}, nil), time.Minute, &Options{})
+		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), time.Minute, &Options{})
 		until := func() time.Duration { return w.nextAsk() - sinceEpoch() }
 		w.holderEnds = sinceEpoch() + time.Hour
 		for range 100 {
@@ -159,7 +159,7 @@ func TestInbox_closeIfIdle(t *testing.T) {
 // waiterOf returns a waiter for a key of a server, whose replies to scripts are always the same.
 func waiterOf(server *answering) *waiter {
 	server.start = time.Now()
-	lock := newLock(New(server), []string{"key"}, nil)
+	lock := claimOn(server, nil)
 	lock.waiter = newWaiter(lock, time.Minute, &Options{})
 	return lock.waiter
 }

@@ -33,10 +33,10 @@ func isUnconfirmed(err error) bool {
 // runConfirmed waits until the replicas have what the script wrote, for at most as long as the
 // TTL bears. It takes one round trip: WAIT follows the script on its connection, which is the
 // one whose writes it counts.
-func (c call) runConfirmed(ctx context.Context, client *Client) (reply int64, err error) {
+func (c call) runConfirmed(ctx context.Context, s *server) (reply int64, err error) {
 	run := c.script.EvalSha
 	for retries := 0; ; retries++ {
-		reply, err = c.runAndWait(ctx, client, run)
+		reply, err = c.runAndWait(ctx, s, run)
 		switch {
 		case err == nil:
 			return reply, nil
@@ -44,7 +44,7 @@ func (c call) runConfirmed(ctx context.Context, client *Client) (reply int64, er
 			run = c.script.Eval
 		case retries < maxRedirects && redirected(err):
 			// This asks the node itself, so nobody else follows where the slot went.
-			client.lookForNodes(ctx)
+			s.lookForNodes(ctx)
 			select {
 			case <-time.After(redirectWait << retries):
 			case <-ctx.Done():
@@ -69,8 +69,8 @@ func redirected(err error) bool {
 
 type runner func(ctx context.Context, client redis.Scripter, keys []string, args ...any) *redis.Cmd
 
-func (c call) runAndWait(ctx context.Context, client *Client, run runner) (int64, error) {
-	connection, err := client.oneConnection(c.keys[0])
+func (c call) runAndWait(ctx context.Context, s *server, run runner) (int64, error) {
+	connection, err := s.oneConnection(c.keys[0])
 	if err != nil {
 		return 0, err
 	}
@@ -93,7 +93,7 @@ func (c call) runAndWait(ctx context.Context, client *Client, run runner) (int64
 	}
 	if info != nil && strings.Contains(info.Val(), "cluster_enabled:1") {
 		return 0, &unconfirmedError{fmt.Sprintf("MinReplicas cannot be confirmed by a %T of a Redis Cluster: "+
-			"it has no method MasterForKey; use the *redis.ClusterClient itself", client.client)}
+			"it has no method MasterForKey; use the *redis.ClusterClient itself", s.client)}
 	}
 	n, err := confirmed.Int64()
 	if err != nil {
@@ -106,15 +106,15 @@ func (c call) runAndWait(ctx context.Context, client *Client, run runner) (int64
 }
 
 // oneConnection returns what sends a pipeline to the node of the key in one piece.
-func (c *Client) oneConnection(key string) (pipeliner, error) {
-	if c.sharded() {
-		node := c.node(key)
+func (s *server) oneConnection(key string) (pipeliner, error) {
+	if s.sharded() {
+		node := s.node(key)
 		if node == nil {
 			return nil, fmt.Errorf("redislock: the node of key %q could not be found", key)
 		}
 		return node, nil
 	}
-	return c.pipelines(), nil
+	return s.pipelines(), nil
 }
 
 // waitTimeout is how long WAIT may block the connection: the client must not give up

@@ -119,12 +119,12 @@ func early(interval time.Duration) time.Duration {
 
 // lane runs the tasks of one server.
 type lane struct {
-	key    laneKey
-	client *Client
-	due    tasks
-	rest   time.Duration // since epoch: until then a task waits for others to leave with
-	busy   int           // batches that others have to wait for
-	wake   chan struct{} // holds a token if there is news for run
+	key     laneKey
+	servers servers
+	due     tasks
+	rest    time.Duration // since epoch: until then a task waits for others to leave with
+	busy    int           // batches that others have to wait for
+	wake    chan struct{} // holds a token if there is news for run
 
 	orphans, leaving int // of its tasks
 }
@@ -137,19 +137,19 @@ type laneKey struct {
 	confirmed bool // by replicas, which takes longer and pipelines of its own
 }
 
-// laneKeyOf returns the key of the lane for a lock's key. It may ask a Cluster for its nodes, and so
+// laneKey returns the key of the lane for a lock's key. It may ask a Cluster for its nodes, and so
 // comes before any mutex is locked.
-func laneKeyOf(c *Client, key string, confirmed bool) laneKey {
+func (s *server) laneKey(key string, confirmed bool) laneKey {
 	// A wrong node costs no more than being held up by it: it is the client that routes.
-	return laneKey{client: c.identity(), node: c.node(key), confirmed: confirmed}
+	return laneKey{client: s.identity(), node: s.node(key), confirmed: confirmed}
 }
 
 // openLane returns the lane of that key, with background.mu held.
-func openLane(key laneKey, c *Client) *lane {
+func openLane(key laneKey, servers servers) *lane {
 	if l := background.lanes[key]; l != nil {
 		return l
 	}
-	l := &lane{key: key, client: c, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
+	l := &lane{key: key, servers: servers, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
 	if background.lanes == nil {
 		background.lanes = make(map[laneKey]*lane)
 	}
@@ -196,7 +196,8 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 		return nil, 0, false
 	}
 	size, most := maxBatch, maxPipelines
-	if !l.batches() {
+	together := l.servers.together(l.key.confirmed)
+	if !together {
 		size, most = 1, maxCalls
 	}
 	if l.busy >= most || len(l.due) == 0 {
@@ -207,7 +208,7 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	if wait := min(max(head.due, l.rest), head.latest()) - now; wait > 0 {
 		return nil, wait, true
 	}
-	if l.batches() {
+	if together {
 		l.rest = now + maxGap
 	}
 	for len(batch) < size && l.due[0].due <= now {
@@ -221,11 +222,6 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	return batch, 0, true
 }
 
-// batches reports whether many tasks leave together.
-func (l *lane) batches() bool {
-	return l.client.quorum != nil || l.client.own && !l.key.confirmed
-}
-
 // An attempt is one run of a task.
 type attempt struct {
 	*task
@@ -234,13 +230,8 @@ type attempt struct {
 
 // send runs the tasks of a batch once.
 func (l *lane) send(batch []*task) {
-	attempts := begin(batch)
-	switch {
-	case len(attempts) == 0:
-	case l.client.quorum != nil:
-		l.askQuorum(attempts)
-	default:
-		l.ask(attempts)
+	if attempts := begin(batch); len(attempts) > 0 {
+		l.servers.ask(attempts)
 	}
 	background.mu.Lock()
 	defer background.mu.Unlock()
@@ -280,8 +271,10 @@ func (a attempt) end(r result) {
 	a.underWay--
 }
 
+func (s *server) together(confirmed bool) bool { return s.own && !confirmed }
+
 // ask has Redis run the scripts of the attempts, which end together.
-func (l *lane) ask(attempts []attempt) {
+func (s *server) ask(attempts []attempt) {
 	longest := time.Duration(0)
 	for _, a := range attempts {
 		longest = max(longest, maxPatience*a.patience)
@@ -291,38 +284,25 @@ func (l *lane) ask(attempts []attempt) {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	silent := false
-	for i, r := range l.runAll(ctx, attempts) {
+	for i, r := range s.runAll(ctx, attempts) {
 		attempts[i].end(r)
 		silent = silent || r.err != nil && !answered(r.err)
 	}
 	if silent {
-		l.client.lookForNodes(ctx)
+		s.lookForNodes(ctx)
 	}
 }
 
-func (l *lane) runAll(ctx context.Context, attempts []attempt) []result {
-	if l.batches() {
-		calls := make([]call, len(attempts))
-		for i, a := range attempts {
-			calls[i] = a.call
-		}
-		return runAll(ctx, l.client.pipelines(), calls)
+func (s *server) runAll(ctx context.Context, attempts []attempt) []result {
+	if !s.own || attempts[0].replicas > 0 { // which are alone
+		reply, err := attempts[0].run(ctx, s)
+		return []result{{reply, err}}
 	}
-	reply, err := attempts[0].run(ctx, l.client)
-	return []result{{reply, err}}
-}
-
-// askQuorum has the locks of the attempts refreshed, each of which ends as soon as it is
-// decided. It returns when a majority of nodes has answered: locks that are not decided by
-// that must not hold up the others.
-func (l *lane) askQuorum(attempts []attempt) {
-	quorum := l.client.quorum
-	locks := make([]refreshing, len(attempts))
+	calls := make([]call, len(attempts))
 	for i, a := range attempts {
-		lock := a.job.(*ticking).lock // no other job has a quorum
-		locks[i] = refreshing{lock: lock, ttl: a.ttl, wait: quorum.refreshWait(a.ttl), done: a.end}
+		calls[i] = a.call
 	}
-	<-quorum.refresh(context.Background(), locks)
+	return runAll(ctx, s.pipelines(), calls)
 }
 
 // tasks is a heap, the one that leaves next at its top.

@@ -53,18 +53,19 @@ type call struct {
 	// Of calls that take or refresh a lock.
 	ttl      time.Duration // that they set
 	replicas int           // how many have to confirm what they write
+	quorum   *quorumClaim  // of whose lock it is, instead of all this but the TTL
 }
 
 // run asks Redis to run the script: by its digest, and by its source where the server does not
 // know it yet. All scripts reply with an integer.
-func (c call) run(ctx context.Context, client *Client) (int64, error) {
-	if client == nil || client.client == nil {
+func (c call) run(ctx context.Context, s *server) (int64, error) {
+	if s.client == nil {
 		return 0, errNoClient
 	}
 	if c.replicas > 0 {
-		return c.runConfirmed(ctx, client)
+		return c.runConfirmed(ctx, s)
 	}
-	reply, err := replyOf(c.script.Run(ctx, client.client, c.keys, c.args...))
+	reply, err := replyOf(c.script.Run(ctx, s.client, c.keys, c.args...))
 	if err != nil {
 		err = nameTags(c.keys, err)
 	}

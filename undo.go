@@ -1,7 +1,6 @@
 package redislock
 
 import (
-	"context"
 	"errors"
 	"time"
 
@@ -113,31 +112,23 @@ func (u *undo) next(call, error) (due time.Duration, ok bool) {
 	return due, true
 }
 
-// releaseOrphan releases the lock in the background, unless it may be somebody's by a custom
-// token. The channel that it returns is closed after the first attempt.
-func (l *Lock) releaseOrphan() (tried <-chan struct{}) {
-	u := newUndo(l.releasing(), true)
-	if !l.unique || l.Client == nil {
-		close(u.tried)
-		return u.tried
-	}
-	key := laneKeyOf(l.Client, l.Key(), false)
+// releaseOrphan releases the lock of a key in the background, if there is a place for that. The
+// channel that it returns is closed after the first attempt.
+func (s *server) releaseOrphan(key string, release call) (tried <-chan struct{}) {
+	lanes := s.laneKey(key, false)
 	background.mu.Lock()
 	defer background.mu.Unlock()
-	lane := openLane(key, l.Client)
+	lane := openLane(lanes, s)
+	u := newUndo(release, true)
 	u.start(lane, &lane.orphans, maxOrphans)
 	return u.tried
 }
 
-// releaseFailed is for a lock that Redis holds for a try that failed. The caller may try
-// again at once: the key shall not be in its own way.
-func (l *Lock) releaseFailed(ctx context.Context) {
-	select {
-	case <-l.releaseOrphan():
-	case <-ctx.Done():
-	case <-time.After(releaseTimeout):
-	}
-}
+var alreadyClosed = func() chan struct{} {
+	closed := make(chan struct{})
+	close(closed)
+	return closed
+}()
 
 // refused reports whether Redis said no to a command, or there was none to ask, so that it
 // is sure to have changed nothing. The errors named here say only that the last of the attempts

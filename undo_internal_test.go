@@ -45,6 +45,12 @@ func (a *answering) made() []time.Duration {
 	return slices.Clone(a.calls)
 }
 
+// claimOn returns a lock on a server that is yet to be taken.
+func claimOn(client RedisClient, opt *Options) *singleClaim {
+	c := New(client)
+	return c.servers.(*server).newClaim(c, []string{"key"}, opt)
+}
+
 // The command that takes the lock may come as late as the grace allows: the last release, or
 // leave, is sent after it.
 func TestUndo_lastAttempt(t *testing.T) {
@@ -53,11 +59,11 @@ func TestUndo_lastAttempt(t *testing.T) {
 		"is silent":       {10 * time.Second, 10*time.Second + undoGrace + answerTime, 20 * time.Second},
 		"never answers":   {time.Hour, undoTimeout - time.Second, undoTimeout + 5*time.Second},
 	} {
-		check := func(t *testing.T, release func(*Lock)) {
+		check := func(t *testing.T, release func(*singleClaim)) {
 			for range 20 { // the waits vary
 				synctest.Test(t, func(t *testing.T) {
 					server := &answering{start: time.Now(), from: test.answers}
-					release(newLock(New(server), []string{"key"}, nil))
+					release(claimOn(server, nil))
 					time.Sleep(time.Minute)
 					calls := server.made()
 					last := calls[len(calls)-1]
@@ -71,13 +77,13 @@ func TestUndo_lastAttempt(t *testing.T) {
 			}
 		}
 		t.Run(name+", release", func(t *testing.T) {
-			check(t, func(lock *Lock) {
+			check(t, func(lock *singleClaim) {
 				lock.lease.begin(sinceEpoch(), time.Second)
 				lock.releaseOrphan()
 			})
 		})
 		t.Run(name+", leave", func(t *testing.T) {
-			check(t, func(lock *Lock) {
+			check(t, func(lock *singleClaim) {
 				w := newWaiter(lock, time.Second, &Options{})
 				w.noteStray(0, errors.New("not answered"))
 				w.leave()
@@ -106,7 +112,7 @@ func TestUndo_refused(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			server := &answering{start: time.Now(), err: err}
-			tried := newLock(New(server), []string{"key"}, nil).releaseOrphan()
+			tried := claimOn(server, nil).releaseOrphan()
 			<-tried
 			assert.Equal(t, answerTime, time.Since(server.start))
 			time.Sleep(time.Minute)
@@ -121,13 +127,12 @@ func TestUndo_refused(t *testing.T) {
 func TestOrphan_notLookedAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answering{start: time.Now(), from: time.Hour}
-		custom := newLock(New(server), []string{"key"}, &Options{Token: "custom"})
+		custom := claimOn(server, &Options{Token: "custom"})
 		assert.True(t, isClosed(custom.releaseOrphan()))
-		assert.True(t, isClosed((&Lock{unique: true}).releaseOrphan()))
 		for range maxOrphans {
-			assert.False(t, isClosed(newLock(New(server), []string{"key"}, nil).releaseOrphan()))
+			assert.False(t, isClosed(claimOn(server, nil).releaseOrphan()))
 		}
-		assert.True(t, isClosed(newLock(New(server), []string{"key"}, nil).releaseOrphan()), "one too many")
+		assert.True(t, isClosed(claimOn(server, nil).releaseOrphan()), "one too many")
 		assert.Equal(t, maxOrphans, Orphans(server))
 		time.Sleep(time.Minute)
 		assert.Zero(t, Orphans(server))
@@ -138,7 +143,7 @@ func TestOrphan_notLookedAfter(t *testing.T) {
 func TestUndo_clientWithoutTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &hanging{end: make(chan struct{})}
-		newLock(New(server), []string{"key"}, nil).releaseOrphan()
+		claimOn(server, nil).releaseOrphan()
 		time.Sleep(undoTimeout)
 		assert.Equal(t, 1, Orphans(server))
 		time.Sleep(10 * time.Second)

@@ -32,7 +32,7 @@ const (
 // so is an ask of it that turns out to have been under way.
 type waiter struct {
 	task
-	lock   *Lock
+	lock   *singleClaim
 	keys   []string // as queue_ask.lua takes them
 	ttl    time.Duration
 	since  time.Duration // since epoch: when it first asked
@@ -66,7 +66,7 @@ type grant struct {
 	err   error
 }
 
-func newWaiter(lock *Lock, ttl time.Duration, opt *Options) *waiter {
+func newWaiter(lock *singleClaim, ttl time.Duration, opt *Options) *waiter {
 	w := &waiter{
 		lock:   lock,
 		keys:   queueKeys(lock.keys[0]),
@@ -95,7 +95,7 @@ func (w *waiter) wait(sent time.Duration, reply int64) {
 // listen lets messages reach the waiter from now on if its client has a confirmed
 // subscription. It comes before the first ask: the handover may be faster than the reply.
 func (w *waiter) listen() {
-	key := inboxKeyOf(w.lock)
+	key := w.lock.server().inboxKey(w.lock.Key())
 	background.mu.Lock()
 	defer background.mu.Unlock()
 	background.ids++
@@ -107,7 +107,7 @@ func (w *waiter) listen() {
 
 // enqueue has the waiter asked for from its lane.
 func (w *waiter) enqueue() {
-	key := laneKeyOf(w.lock.Client, w.lock.Key(), false)
+	key := w.lock.server().laneKey(w.lock.Key(), false)
 	background.mu.Lock()
 	defer background.mu.Unlock()
 	listened := w.inbox != nil
@@ -119,7 +119,7 @@ func (w *waiter) enqueue() {
 	if !listened && w.canBeTold() {
 		due = atOnce // meanwhile the subscription was confirmed
 	}
-	w.start(openLane(key, w.lock.Client), due)
+	w.start(openLane(key, w.lock.server()), due)
 }
 
 // become changes the waiter's state, with background.mu held.
@@ -160,10 +160,10 @@ func (w *waiter) giveUp() (asked <-chan struct{}) {
 // leave takes the waiter out of the queue in the background. If it has been handed the
 // lock, that is passed on. The channel that it returns is closed after the first attempt.
 func (w *waiter) leave() (tried <-chan struct{}) {
-	key := laneKeyOf(w.lock.Client, w.lock.Key(), false)
+	key := w.lock.server().laneKey(w.lock.Key(), false)
 	background.mu.Lock()
 	defer background.mu.Unlock()
-	return w.leaveBy(openLane(key, w.lock.Client))
+	return w.leaveBy(openLane(key, w.lock.server()))
 }
 
 // leaveBy leaves, with background.mu held. From now on each ask that ends is followed by another

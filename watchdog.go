@@ -2,10 +2,8 @@ package redislock
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -54,7 +52,7 @@ func NewTickWatchdog(interval time.Duration) *TickWatchdog {
 // is released or lost, ctx ends, or Stop is called. Obtain does this for a lock with this
 // watchdog: there is no need to call it.
 func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration) {
-	if w == nil || lock == nil || lock.Client == nil {
+	if w == nil || lock == nil || lock.claim == nil {
 		return
 	}
 	if err := checkTTL(ttl); err != nil {
@@ -63,7 +61,7 @@ func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration)
 	}
 	t := newTicking(w, lock, ttl)
 	t.removed = make(chan struct{})
-	t.start()
+	t.begins()
 	defer t.remove()
 	select {
 	case <-ctx.Done():
@@ -119,13 +117,13 @@ func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
 	return t
 }
 
-// start begins the refreshing, unless the lock has ended already.
-func (t *ticking) start() {
+// begins begins the refreshing, unless the lock has ended already.
+func (t *ticking) begins() {
 	wait := early(t.interval)
 	if left := t.lock.lease.remaining(); left < wait {
 		wait = left / 2 // obtained for a shorter time
 	}
-	key := laneKeyOf(t.lock.Client, t.lock.Key(), t.lock.minReplicas > 0)
+	key := t.lock.claim.laneKey()
 
 	background.mu.Lock()
 	defer background.mu.Unlock()
@@ -138,7 +136,7 @@ func (t *ticking) start() {
 	}
 	t.watchdog.ticking[t] = struct{}{}
 	t.sent = sinceEpoch()
-	t.task.start(openLane(key, t.lock.Client), t.sent+wait)
+	t.task.start(openLane(key, t.lock.servers), t.sent+wait)
 }
 
 // remove ends the refreshing, or sees to it that it does not start.
@@ -152,7 +150,7 @@ func (t *ticking) remove() {
 	if t.removed != nil {
 		close(t.removed)
 	}
-	if t.stop() {
+	if t.task.stop() {
 		delete(t.watchdog.ticking, t)
 		stats.watchdogDone.Add(1)
 	}
@@ -165,7 +163,7 @@ func (t *ticking) begin() (call, bool) {
 		return call{}, false
 	}
 	stats.watchdogTick.Add(1)
-	call := t.lock.refreshing(t.ttl, false)
+	call := t.lock.claim.refreshing(t.ttl)
 	call.sent = sent
 	return call, true
 }
@@ -194,71 +192,38 @@ func (t *ticking) next(call call, err error) (due time.Duration, ok bool) {
 	}
 }
 
-// watch is what goes on behind the back of a lock's holder.
-type watch struct {
-	logger   *slog.Logger
-	watchdog Watchdog // may be nil
-	ticking  *ticking // of a TickWatchdog
-	stop     sync.Once
-	ballot   *ballot // of a quorum's lock
-	hold     *observation
+// A keeper keeps a lock alive by its watchdog.
+type keeper interface {
+	// start starts the refreshing. It outlives ctx, which was for the obtaining: the common one
+	// with a timeout must not end it.
+	start(ctx context.Context)
+	// stop stops it, for a release, and waits for what is under way. It does not outlast ctx.
+	stop(ctx context.Context)
+	// remove is for a lock that was lost.
+	remove()
 }
 
-func newWatch(c *Client, opt *Options) *watch {
-	if c.quorum == nil && c.observers == nil && (opt == nil || opt.Watchdog == nil && opt.Logger == nil) {
-		return nil
-	}
-	w := &watch{}
-	if c.quorum != nil {
-		w.ballot = &ballot{unsure: make([]atomic.Bool, len(c.quorum.nodes))}
-	}
-	if opt != nil {
-		w.logger, w.watchdog = opt.Logger, opt.Watchdog
-	}
-	if w.watchdog == (*TickWatchdog)(nil) {
-		w.watchdog = nil
-	}
-	return w
-}
-
-func (l *Lock) log() *slog.Logger {
-	if l.watch == nil || l.watch.logger == nil {
-		return discardLogger
-	}
-	return l.watch.logger
-}
-
-// setTicking sets what a TickWatchdog refreshes the lock by. It comes before anything that
-// may find the lock lost, which ends the refreshing.
-func (l *Lock) setTicking(ttl time.Duration) {
-	if l.watch == nil {
-		return
-	}
-	if w, ok := l.watch.watchdog.(*TickWatchdog); ok {
-		l.watch.ticking = newTicking(w, l, ttl)
+// keepBy has a watchdog keep the lock alive, which may be nil. It comes before anything that may
+// find the lock lost, which ends the refreshing.
+func (l *Lock) keepBy(watchdog Watchdog, ttl time.Duration) {
+	switch w := watchdog.(type) {
+	case nil:
+	case *TickWatchdog:
+		if w != nil {
+			l.keeper = newTicking(w, l, ttl)
+		}
+	default:
+		l.keeper = &customKeeper{watchdog: w, lock: l, ttl: ttl}
 	}
 }
 
-// startWatchdog starts the refreshing. It outlives ctx, which was for the obtaining:
-// the common one with a timeout must not end it.
-func (l *Lock) startWatchdog(ctx context.Context, ttl time.Duration) {
-	if l.watch == nil || l.watch.watchdog == nil {
-		return
-	}
-	if l.watch.ticking != nil {
-		l.watch.ticking.start()
-		l.ended() // a lock that cannot be refreshed has to end without anybody's asking
-		return
-	}
-	stats.watchdog.Add(1)
-	ctx = l.Context(context.WithoutCancel(ctx))
-	go func() {
-		defer stats.watchdogDone.Add(1)
-		l.watch.watchdog.Start(ctx, l, ttl)
-	}()
+// start is the keeper's.
+func (t *ticking) start(context.Context) {
+	t.begins()
+	t.lock.ended() // a lock that cannot be refreshed has to end without anybody's asking
 }
 
-// stopWatchdog stops the refreshing of this lock.
+// stop is the keeper's.
 //
 // Refreshing and releasing are safe in any order: both compare the value first, and
 // a key that was released does not have it any more. A refresh that comes before the
@@ -266,25 +231,35 @@ func (l *Lock) startWatchdog(ctx context.Context, ttl time.Duration) {
 // ended none begins any more; one that is under way is waited for, so that it is not
 // mistaken for a refusal, but not for long: its connection may be dead, and the
 // release may have another that is not.
-func (l *Lock) stopWatchdog(ctx context.Context) {
-	if l.watch == nil || l.watch.watchdog == nil {
-		return
-	}
-	if l.watch.ticking == nil {
-		l.stopCustomWatchdog(ctx)
-		return
-	}
-	l.watch.ticking.remove()
+func (t *ticking) stop(ctx context.Context) {
+	t.remove()
 	ctx, cancel := context.WithTimeout(ctx, refreshGrace)
 	defer cancel()
-	l.lease.awaitRefreshes(ctx)
+	t.lock.lease.awaitRefreshes(ctx)
 }
 
-// stopCustomWatchdog calls Stop, once, and waits for it. If ctx has a deadline half of the
-// time is left for the release.
-func (l *Lock) stopCustomWatchdog(ctx context.Context) {
+// A customKeeper keeps a lock alive by a watchdog of the user's own.
+type customKeeper struct {
+	watchdog Watchdog
+	lock     *Lock
+	ttl      time.Duration
+	once     sync.Once
+}
+
+func (k *customKeeper) start(ctx context.Context) {
+	stats.watchdog.Add(1)
+	ctx = k.lock.Context(context.WithoutCancel(ctx))
+	go func() {
+		defer stats.watchdogDone.Add(1)
+		k.watchdog.Start(ctx, k.lock, k.ttl)
+	}()
+}
+
+// stop calls Stop, once, and waits for it. If ctx has a deadline half of the time is left for the
+// release.
+func (k *customKeeper) stop(ctx context.Context) {
 	if ctx.Done() == nil {
-		l.watch.stop.Do(l.watch.watchdog.Stop)
+		k.once.Do(k.watchdog.Stop)
 		return
 	}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -295,13 +270,16 @@ func (l *Lock) stopCustomWatchdog(ctx context.Context) {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		l.watch.stop.Do(l.watch.watchdog.Stop)
+		k.once.Do(k.watchdog.Stop)
 	}()
 	select {
 	case <-stopped:
 	case <-ctx.Done():
 	}
 }
+
+// remove has nothing to do: the context of the refreshing has ended with the lock.
+func (k *customKeeper) remove() {}
 
 // refreshGrace is how long a release waits for a refresh that is under way.
 const refreshGrace = 250 * time.Millisecond

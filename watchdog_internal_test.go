@@ -11,7 +11,7 @@ import (
 
 func tickingOf(server *answering, interval, ttl time.Duration) *ticking {
 	server.start = time.Now()
-	lock := newLock(New(server), []string{"key"}, nil)
+	lock := &claimOn(server, nil).Lock
 	lock.lease.begin(sinceEpoch(), ttl)
 	return newTicking(NewTickWatchdog(interval), lock, ttl)
 }
@@ -33,7 +33,7 @@ func TestTicking_start(t *testing.T) {
 		} {
 			ticking := tickingOf(&answering{}, 10*time.Second, 2*time.Minute)
 			ticking.lock.lease.validUntil = sinceEpoch() + left
-			ticking.start()
+			ticking.begins()
 			assert.GreaterOrEqual(t, ticking.due-sinceEpoch(), want, "%v", left)
 			assert.LessOrEqual(t, ticking.due-sinceEpoch(), want*10/9, "%v", left)
 			ticking.remove()
@@ -46,7 +46,7 @@ func TestTicking_next(t *testing.T) {
 		const ttl, interval = 100 * time.Second, 40 * time.Second
 		time.Sleep(time.Hour)
 		ticking := tickingOf(&answering{}, interval, ttl)
-		ticking.start()
+		ticking.begins()
 		defer ticking.remove()
 		failed := errors.New("failed")
 		for _, wait := range []time.Duration{2, 4, 8, 10, 10} {
@@ -74,7 +74,7 @@ func TestTicking_endsBeforeItIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answering{}
 		ticking := tickingOf(server, time.Second, time.Minute)
-		ticking.start()
+		ticking.begins()
 		assert.Equal(t, 1, Tasks(server))
 		ticking.lock.lease.end(errReleased)
 		_, ok := ticking.begin()
@@ -93,7 +93,7 @@ func TestTicking_overBeforeItStarts(t *testing.T) {
 		before := GetStats()
 		ticking := tickingOf(server, time.Second, time.Minute)
 		ticking.remove()
-		ticking.start()
+		ticking.begins()
 		ticking.remove()
 		assert.Zero(t, Tasks(server))
 		after := GetStats()

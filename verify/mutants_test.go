@@ -98,7 +98,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "replicas that have not confirmed count", file: "replicas.go",
-		old: "if n < int64(replicas) {", new: "if n < 0 {",
+		old: "if n < int64(c.replicas) {", new: "if n < 0 {",
 		tests: "MinReplicas_refresh",
 	},
 	{
@@ -107,18 +107,18 @@ var mutants = []mutant{
 		tests: "Scheduler_leavesAfterAnAttempt", simulated: true,
 	},
 	{
-		name: "pipelines go around a wrapper", file: "capabilities.go",
-		old: "	_, c.isCluster = client.(clusterClient)\n", new: "	_, c.isCluster = client.(clusterClient)\n	_, c.own = client.(pipeliner)\n",
+		name: "pipelines go around a wrapper", file: "server.go",
+		old: "	_, s.isCluster = client.(clusterClient)\n", new: "	_, s.isCluster = client.(clusterClient)\n	_, s.own = client.(pipeliner)\n",
 		tests: "Scheduler_clientThatChangesKeys",
 	},
 	{
-		name: "orphans of custom tokens are released", file: "undo.go",
-		old: "if !l.unique || l.Client == nil {", new: "if l.Client == nil {",
+		name: "orphans of custom tokens are released", file: "single.go",
+		old: "	if !c.unique {\n		return already", new: "	if false {\n		return already",
 		tests: "customTokenIsLeftAlone", simulated: true,
 	},
 	{
-		name: "releases by custom tokens are repeated", file: "redislock.go",
-		old: "	if l.unique {\n		deleting", new: "	if true {\n		deleting",
+		name: "releases by custom tokens are repeated", file: "single.go",
+		old: "	if c.unique {\n		deleting", new: "	if true {\n		deleting",
 		tests: "Release_customTokenIsNotRepeated", simulated: true,
 	},
 	{
@@ -132,7 +132,7 @@ var mutants = []mutant{
 		tests: "Quorum_customTokenIsUndone", simulated: true,
 	},
 	{
-		name: "a late reply to a refresh is believed", file: "redislock.go",
+		name: "a late reply to a refresh is believed", file: "lock.go",
 		old: "case err == nil && cause != nil:", new: "case false:",
 		tests: "Refresh_", simulated: true,
 	},
@@ -167,8 +167,8 @@ var mutants = []mutant{
 		simulated: true,
 	},
 	{
-		name: "an obtained lock may have expired", file: "redislock.go",
-		old: "case lock.lease.remaining() <= 0:", new: "case false:",
+		name: "an obtained lock may have expired", file: "single.go",
+		old: "case c.lease.remaining() <= 0:", new: "case false:",
 		tests: "Obtain_replyTooLate", simulated: true,
 	},
 	{
@@ -177,7 +177,7 @@ var mutants = []mutant{
 		tests: "FairQueue_(processPaused|validUntil)", simulated: true,
 	},
 	{
-		name: "a late refresh of a custom token shortens the TTL", file: "redislock.go",
+		name: "a late refresh of a custom token shortens the TTL", file: "lock.go",
 		old: "if shorten || l.unique {", new: "if true {",
 		tests: "Token_lateRefresh", simulated: true,
 	},
@@ -192,8 +192,8 @@ var mutants = []mutant{
 		tests: "Token_undoOf", simulated: true,
 	},
 	{
-		name: "what a late no leaves under way is not released", file: "redislock.go",
-		old: "		if lock.repeated {\n", new: "		if false {\n",
+		name: "what a late no leaves under way is not released", file: "single.go",
+		old: "		if slow {\n", new: "		if false {\n",
 		tests: "Obtain_sentTwice", simulated: true,
 	},
 	{

@@ -3,16 +3,18 @@ package redislock
 import (
 	"context"
 	"reflect"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// capabilities are what a Redis client can do beside running scripts. They are kept by every
-// lock whose client was made for it alone, and so are small.
-type capabilities struct {
+// A server is one Redis, or Sentinel, Cluster or Ring, as its client knows it.
+type server struct {
+	client RedisClient // nil if there is none
+
+	// What the client can do beside running scripts.
+
 	// One of go-redis' own clients. A type of one's own may do something to the calls of
 	// scripts (add a prefix to keys, count) that it does not do to commands and pipelines.
 	own bool
@@ -45,74 +47,91 @@ type (
 	}
 )
 
-// capabilitiesOf finds out what a client can do.
-func capabilitiesOf(client RedisClient) capabilities {
-	c := capabilities{comparable: reflect.ValueOf(client).Comparable()}
+// newServer finds out what a client can do.
+func newServer(client RedisClient) *server {
+	// A nil *redis.Client is a non-nil RedisClient that panics in every call.
+	if v := reflect.ValueOf(client); v.Kind() == reflect.Pointer && v.IsNil() {
+		client = nil
+	}
+	if client == nil {
+		return &server{}
+	}
+	s := &server{client: client, comparable: reflect.ValueOf(client).Comparable()}
 	switch client := client.(type) {
 	case *redis.Client:
-		c.own, c.ownTimeout = true, !client.Options().ContextTimeoutEnabled
+		s.own, s.ownTimeout = true, !client.Options().ContextTimeoutEnabled
 	case *redis.ClusterClient:
-		c.own, c.ownTimeout = true, !client.Options().ContextTimeoutEnabled
+		s.own, s.ownTimeout = true, !client.Options().ContextTimeoutEnabled
 	case *redis.Ring:
-		c.own, c.ownTimeout = true, !client.Options().ContextTimeoutEnabled
+		s.own, s.ownTimeout = true, !client.Options().ContextTimeoutEnabled
 	case *redis.AutoPipeliner:
-		c.own = true
+		s.own = true
 	}
-	_, c.isCluster = client.(clusterClient)
-	_, c.isRing = client.(ringClient)
-	return c
+	_, s.isCluster = client.(clusterClient)
+	_, s.isRing = client.(ringClient)
+	return s
 }
 
 // commands is the client for plain commands; nil if it is not to be used for them.
-func (c *Client) commands() commander {
-	if !c.own {
+func (s *server) commands() commander {
+	if !s.own {
 		return nil
 	}
-	return c.client.(commander)
+	return s.client.(commander)
 }
 
 // pipelines is the client for pipelines; nil if it is not to be used for them.
-func (c *Client) pipelines() pipeliner {
-	if !c.own {
+func (s *server) pipelines() pipeliner {
+	if !s.own {
 		return nil
 	}
-	return c.client.(pipeliner)
+	return s.client.(pipeliner)
 }
 
 // identity returns what tells a Redis client from others, as a key of a map.
-func (c *Client) identity() any {
-	switch {
-	case c.quorum != nil:
-		return c.quorum
-	case c.comparable:
-		return c.client
-	default:
-		return c
+func (s *server) identity() any {
+	if s.comparable {
+		return s.client
 	}
+	return s
 }
 
 // sharded reports whether keys are spread over nodes.
-func (c *Client) sharded() bool {
-	return c.isCluster || c.isRing
-}
-
-// onRing reports whether the client, or one of a quorum, is a Ring.
-func (c *Client) onRing() bool {
-	return c.isRing || c.quorum != nil && slices.ContainsFunc(c.quorum.nodes, func(n *node) bool { return n.isRing })
+func (s *server) sharded() bool {
+	return s.isCluster || s.isRing
 }
 
 // nodeOf returns the client of the node that has the key.
-func (c *Client) nodeOf(ctx context.Context, key string) (*redis.Client, error) {
-	if c.isCluster {
-		return c.client.(clusterClient).MasterForKey(ctx, key)
+func (s *server) nodeOf(ctx context.Context, key string) (*redis.Client, error) {
+	if s.isCluster {
+		return s.client.(clusterClient).MasterForKey(ctx, key)
 	}
-	return c.client.(ringClient).GetShardClientForKey(key)
+	return s.client.(ringClient).GetShardClientForKey(key)
+}
+
+// nodeTimeout bounds the asking for a key's node, for which a Cluster may have to be asked
+// for its nodes.
+const nodeTimeout = 200 * time.Millisecond
+
+// node returns the client of the node that has the key; nil if there is only one, or it
+// cannot be told. After a failover or a migration it may be the wrong one for a while.
+func (s *server) node(key string) *redis.Client {
+	if !s.sharded() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), nodeTimeout)
+	defer cancel()
+	node, err := s.nodeOf(ctx, key)
+	if err != nil {
+		return nil
+	}
+	return node
 }
 
 // lookForNodes has a Cluster's client find out which nodes there are: after a failure in a
 // pipeline it does not do so by itself.
-func (c *Client) lookForNodes(ctx context.Context) {
-	if nodes, ok := c.client.(nodeFinder); ok {
+func (s *server) lookForNodes(ctx context.Context) {
+	if nodes, ok := s.client.(nodeFinder); ok {
 		nodes.ReloadState(ctx)
 	}
 }
@@ -124,14 +143,14 @@ type subscribeFunc func(ctx context.Context, channel string) (*redis.PubSub, err
 // subscribing returns the function to subscribe with to a channel on the node that the
 // channel's hash tag belongs to, and whether the channel is a sharded one. It is nil if
 // the client has none.
-func (c *Client) subscribing() (subscribe subscribeFunc, sharded bool) {
-	if c.sharded() {
+func (s *server) subscribing() (subscribe subscribeFunc, sharded bool) {
+	if s.sharded() {
 		return func(ctx context.Context, channel string) (*redis.PubSub, error) {
-			node, err := c.nodeOf(ctx, channel)
+			node, err := s.nodeOf(ctx, channel)
 			switch {
 			case err != nil:
 				return nil, err
-			case c.isCluster:
+			case s.isCluster:
 				// A plain message would go to all nodes, and nobody would know how many
 				// have received it. The master's own client does so also where the
 				// Cluster's is for reading from replicas.
@@ -139,9 +158,9 @@ func (c *Client) subscribing() (subscribe subscribeFunc, sharded bool) {
 			default:
 				return node.Subscribe(ctx, channel), nil
 			}
-		}, c.isCluster
+		}, s.isCluster
 	}
-	client, ok := c.client.(subscriber)
+	client, ok := s.client.(subscriber)
 	if !ok {
 		return nil, false
 	}
