@@ -9,15 +9,18 @@ func Orphans(client RedisClient) (n int) {
 	return n
 }
 
-// forLanesOf calls a function, with background.mu held, for the lanes of a Redis client: of all
-// its nodes.
+// forLanesOf calls a function for the lanes of a Redis client, of all its nodes, which are locked.
 func forLanesOf(client RedisClient, f func(*lane)) {
-	background.mu.Lock()
-	defer background.mu.Unlock()
-	for key, l := range background.lanes {
-		if key.client == any(client) {
-			f(l)
-		}
+	backgrounds.mu.Lock()
+	b := backgrounds.all[client]
+	backgrounds.mu.Unlock()
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.unlock()
+	for _, l := range b.lanes {
+		f(l)
 	}
 }
 
@@ -57,9 +60,9 @@ func Leaving(client RedisClient) (n int) {
 	return n
 }
 
-// Waiting is how many callers of this process wait in a queue.
-func Waiting() int {
-	background.mu.Lock()
-	defer background.mu.Unlock()
-	return background.queued
+// Waiting is how many callers of a Redis client wait in a queue.
+func Waiting(client RedisClient) int {
+	b := lockBackground(New(client).servers)
+	defer b.unlock()
+	return b.queued
 }

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
-// processID tells the waiters of this process from those of others.
-var processID = randomToken() + "."
+// processID tells the waiters of this process from those of others, waiterIDs from each other.
+var (
+	processID = randomToken() + "."
+	waiterIDs atomic.Uint64
+)
 
 // A ticket is what a handover brings back: whom it is for, and which of its asks the
 // server had seen by then. A message may be late: after a pause of this process the lock
@@ -52,8 +56,8 @@ func leaving(keys []string, value any, id string, unique bool) call {
 // passOn takes the call out of the queue that the handover is for, and that is not there any more.
 func (h handover) passOn(s *server) {
 	key := s.laneKey(h.key, false)
-	background.mu.Lock()
-	defer background.mu.Unlock()
-	lane := openLane(key, s)
+	b := lockBackground(s)
+	defer b.unlock()
+	lane := b.openLane(key)
 	newUndo(leaving(queueKeys(h.key), h.value, h.id, false), false).start(lane, &lane.leaving, maxLeaving)
 }

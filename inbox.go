@@ -26,11 +26,12 @@ const (
 // of one server has one for all its waiters; where keys are spread over nodes, a message
 // is published on the node of the lock's key, and there is one for each key.
 type inbox struct {
-	key     inboxKey
+	*background
+	key     string // "" if it serves all keys
 	server  *server
 	channel string // after a letter that queue.lua knows the kind by
 
-	// Guarded by background.mu.
+	// Guarded by the background's mutex.
 	waiters   map[string]*waiter
 	holders   map[string]*waiter // those that have their locks: a message may come twice
 	sweepAt   int                // how many holders there are when those are forgotten whose locks have expired
@@ -43,24 +44,18 @@ type inbox struct {
 	closed    chan struct{}
 }
 
-type inboxKey struct {
-	client any
-	key    string // "" if one serves all keys
-}
-
-func (s *server) inboxKey(lock string) inboxKey {
-	key := inboxKey{client: s.identity()}
+func (s *server) inboxKey(lock string) string {
 	if s.sharded() {
-		key.key = lock
+		return lock
 	}
-	return key
+	return ""
 }
 
-// openInbox gives the waiter an inbox, with background.mu held. It has none if its client
+// openInbox gives the waiter an inbox, with its background locked. It has none if its client
 // cannot subscribe.
 func openInbox(w *waiter) {
 	key := w.lock.server().inboxKey(w.lock.Key())
-	b := background.inboxes[key]
+	b := w.inboxes[key]
 	if b == nil {
 		subscribe, sharded := w.lock.server().subscribing()
 		if subscribe == nil {
@@ -71,36 +66,37 @@ func openInbox(w *waiter) {
 			kind = "s"
 		}
 		prefix := "redislock:"
-		if key.key != "" {
-			prefix, _ = queuePrefix(key.key)
+		if key != "" {
+			prefix, _ = queuePrefix(key)
 			prefix += ":redislock:"
 		}
 		b = &inbox{
-			key:     key,
-			server:  w.lock.server(),
-			channel: kind + prefix + randomToken(),
-			waiters: make(map[string]*waiter),
-			holders: make(map[string]*waiter),
-			closed:  make(chan struct{}),
+			background: w.background,
+			key:        key,
+			server:     w.lock.server(),
+			channel:    kind + prefix + randomToken(),
+			waiters:    make(map[string]*waiter),
+			holders:    make(map[string]*waiter),
+			closed:     make(chan struct{}),
 		}
 		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
-		if background.inboxes == nil {
-			background.inboxes = make(map[inboxKey]*inbox)
+		if w.inboxes == nil {
+			w.inboxes = make(map[string]*inbox)
 		}
-		background.inboxes[key] = b
+		w.inboxes[key] = b
 		go b.run(subscribe)
 	}
 	b.add(w)
 }
 
-// add lets a waiter use the inbox, with background.mu held.
+// add lets a waiter use the inbox, with its background locked.
 func (b *inbox) add(w *waiter) {
 	b.waiters[w.id] = w
 	w.inbox = b
 	b.idle.Stop()
 }
 
-// serve notes that a waiter has the lock, with background.mu held.
+// serve notes that a waiter has the lock, with its background locked.
 func (b *inbox) serve(w *waiter) {
 	b.remove(w)
 	w.inbox = b
@@ -111,7 +107,7 @@ func (b *inbox) serve(w *waiter) {
 	}
 }
 
-// remove does away with a waiter, with background.mu held.
+// remove does away with a waiter, with its background locked.
 func (b *inbox) remove(w *waiter) {
 	delete(b.holders, w.id)
 	delete(b.waiters, w.id)
@@ -122,19 +118,19 @@ func (b *inbox) remove(w *waiter) {
 }
 
 func (b *inbox) closeIfIdle() {
-	background.mu.Lock()
+	b.mu.Lock()
 	if len(b.waiters) > 0 {
-		background.mu.Unlock()
+		b.unlock()
 		return
 	}
 	pubsub := b.close()
-	background.mu.Unlock()
+	b.unlock()
 	if pubsub != nil {
 		_ = pubsub.Close()
 	}
 }
 
-// close makes the inbox unknown, with background.mu held, and returns the subscription,
+// close makes the inbox unknown, with its background locked, and returns the subscription,
 // which is the caller's to close.
 func (b *inbox) close() *redis.PubSub {
 	if !isClosed(b.closed) {
@@ -142,8 +138,8 @@ func (b *inbox) close() *redis.PubSub {
 	}
 	b.confirmed = false
 	b.idle.Stop()
-	if background.inboxes[b.key] == b {
-		delete(background.inboxes, b.key)
+	if b.inboxes[b.key] == b {
+		delete(b.inboxes, b.key)
 	}
 	return b.pubsub
 }
@@ -170,9 +166,9 @@ func (b *inbox) run(subscribe subscribeFunc) {
 		b.server.lookForNodes(ctx)
 	}
 	// If the Redis client was closed the waiters will hear of it when they ask.
-	background.mu.Lock()
+	b.mu.Lock()
 	b.close()
-	background.mu.Unlock()
+	b.unlock()
 	b.askAll()
 }
 
@@ -185,11 +181,11 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 		dead.Store(true)
 		_ = pubsub.Close()
 	}
-	background.mu.Lock()
+	b.mu.Lock()
 	b.pubsub, b.renew = pubsub, renew
 	b.confirmed = false
 	closed := isClosed(b.closed)
-	background.mu.Unlock()
+	b.unlock()
 	if closed {
 		return nil
 	}
@@ -259,7 +255,7 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 var errNodeClosed = errors.New("the node's client was closed")
 
 // mishear notes that, after an ask, the server of the queue had nobody listening, with
-// background.mu held. The connection is broken, or it is one to another server: after a
+// its background locked. The connection is broken, or it is one to another server: after a
 // failover it may be to a replica, which passes on messages that nobody counts.
 func (b *inbox) mishear(asked time.Duration) {
 	if !b.confirmed || asked < b.since {
@@ -270,9 +266,9 @@ func (b *inbox) mishear(asked time.Duration) {
 	b.misheard++
 	renew := b.renew
 	time.AfterFunc(wait, func() {
-		background.mu.Lock()
+		b.mu.Lock()
 		confirmed := b.confirmed
-		background.mu.Unlock()
+		b.unlock()
 		if !confirmed {
 			renew()
 		}
@@ -282,17 +278,17 @@ func (b *inbox) mishear(asked time.Duration) {
 // confirm notes that messages arrive from now on. Those before are lost, if the
 // subscription was.
 func (b *inbox) confirm() {
-	background.mu.Lock()
+	b.mu.Lock()
 	b.confirmed = !isClosed(b.closed)
 	b.since = sinceEpoch()
-	background.mu.Unlock()
+	b.unlock()
 	b.askAll()
 }
 
 // askAll has all waiters ask, one after the other.
 func (b *inbox) askAll() {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	b.mu.Lock()
+	defer b.unlock()
 	due := sinceEpoch()
 	for _, w := range b.waiters {
 		// An ask that is under way will be followed by another. One that overtook it
@@ -310,14 +306,14 @@ func (b *inbox) deliver(message string) {
 	if !ok || h.sent > sinceEpoch() {
 		return
 	}
-	background.mu.Lock()
+	b.mu.Lock()
 	_, known := b.holders[h.id]
 	if w := b.waiters[h.id]; w != nil && w.lock.text() == h.value && w.keys[0] == h.key {
 		known = true
 		w.tell(grant{sent: h.sent, told: true})
 	}
 	b.misheard = 0
-	background.mu.Unlock()
+	b.unlock()
 	if !known {
 		h.passOn(b.server)
 	}

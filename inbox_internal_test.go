@@ -133,17 +133,16 @@ func testInbox(t *testing.T, test func(t *testing.T, s *pubsubServer, b *inbox, 
 		client := s.client()
 		defer client.Close()
 		w := newWaiter(claimOn(client, nil), time.Minute, &Options{})
-		background.mu.Lock()
+		w.listen()
+		w.mu.Lock()
 		openInbox(w)
 		b := w.inbox
-		background.mu.Unlock()
+		w.unlock()
 		test(t, s, b, client)
 		if isClosed(b.closed) {
 			return
 		}
-		background.mu.Lock()
-		b.remove(w)
-		background.mu.Unlock()
+		w.giveUp()
 		time.Sleep(inboxIdle)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed), "nobody needs it")
@@ -172,8 +171,8 @@ func TestInbox_silence(t *testing.T) {
 			time.Sleep(3 * inboxCheck)
 		}
 		require.False(t, isClosed(b.closed))
-		background.mu.Lock()
-		defer background.mu.Unlock()
+		b.mu.Lock()
+		defer b.unlock()
 		assert.True(t, b.confirmed)
 	})
 }
@@ -231,8 +230,8 @@ func TestInbox_clientClosed(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed))
-		background.mu.Lock()
-		defer background.mu.Unlock()
-		assert.NotContains(t, background.inboxes, b.key)
+		b.mu.Lock()
+		defer b.unlock()
+		assert.NotContains(t, b.inboxes, b.key)
 	})
 }

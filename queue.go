@@ -137,16 +137,16 @@ func (w *waiter) fail(ctx context.Context, err error) (canceled bool, _ error) {
 
 // ask asks from the caller's goroutine, and reports whether the lock is held.
 func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
-	background.mu.Lock()
+	w.mu.Lock()
 	call := w.askCall()
-	background.mu.Unlock()
+	w.unlock()
 	reply, err := call.run(ctx, w.lock.server())
-	background.mu.Lock()
+	w.mu.Lock()
 	w.noteStray(call.sent, err)
 	if err == nil && reply <= 0 {
 		w.wait(call.sent, reply)
 	}
-	background.mu.Unlock()
+	w.unlock()
 	if err != nil || reply <= 0 {
 		return false, err
 	}
@@ -169,8 +169,8 @@ func (w *waiter) take(ctx context.Context, grant grant) (held bool, _ error) {
 	held, err := w.ask(ctx)
 	if err != nil && !refused(err) && ctx.Err() == nil {
 		// Redis does not answer. The asking from the lane goes on for a while.
-		background.mu.Lock()
-		defer background.mu.Unlock()
+		w.mu.Lock()
+		defer w.unlock()
 		w.hasten(atOnce)
 		return false, nil
 	}
@@ -198,20 +198,20 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 
 // serve ends the waiting of a waiter that has the lock.
 func (w *waiter) serve() {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w.mu.Lock()
+	defer w.unlock()
 	w.become(served)
 }
 
 // released notes that the lock was given back, or that it was tried.
 func (w *waiter) released() {
-	background.mu.Lock()
+	w.mu.Lock()
 	first := w.state == served
 	strayed := w.strayUntil != 0
 	if first {
 		w.become(done)
 	}
-	background.mu.Unlock()
+	w.unlock()
 	if first && strayed {
 		w.leave()
 	}
@@ -219,8 +219,8 @@ func (w *waiter) released() {
 
 // forget has the inbox not know the waiter any more, whose lock has ended.
 func (w *waiter) forget() {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w.mu.Lock()
+	defer w.unlock()
 	if w.inbox != nil {
 		w.inbox.remove(w)
 	}

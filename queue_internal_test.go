@@ -65,6 +65,8 @@ func TestParseHandover(t *testing.T) {
 // unusedInbox returns an inbox without a subscription.
 func unusedInbox() *inbox {
 	return &inbox{
+		background: &background{servers: newServer(nil), closed: true},
+
 		waiters: make(map[string]*waiter),
 		holders: make(map[string]*waiter),
 		idle:    time.NewTimer(time.Hour),
@@ -103,6 +105,7 @@ func TestWaiter_askCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const fields, ttl, alive, waited = 7, 1, 3, 4
 		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), 1500*time.Microsecond, &Options{})
+		w.listen()
 		time.Sleep(2 * time.Second)
 		first := w.askCall()
 		assert.Len(t, first.args, fields)
@@ -125,6 +128,7 @@ func TestWaiter_askCall(t *testing.T) {
 func TestWaiter_nextAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), time.Minute, &Options{})
+		w.listen()
 		until := func() time.Duration { return w.nextAsk() - sinceEpoch() }
 		w.holderEnds = sinceEpoch() + time.Hour
 		for range 100 {
@@ -161,6 +165,7 @@ func waiterOf(server *answering) *waiter {
 	server.start = time.Now()
 	lock := claimOn(server, nil)
 	lock.waiter = newWaiter(lock, time.Minute, &Options{})
+	lock.waiter.listen()
 	return lock.waiter
 }
 
@@ -222,7 +227,7 @@ func TestWaiter_unheard(t *testing.T) {
 		for _, left := range []int64{0, 5000} {
 			w := waiterOf(&answering{})
 			renewed := 0
-			w.inbox = &inbox{confirmed: true, since: sinceEpoch(), renew: func() { renewed++ }}
+			w.inbox = &inbox{background: w.background, confirmed: true, since: sinceEpoch(), renew: func() { renewed++ }}
 			w.wait(sinceEpoch(), -left)
 			assert.True(t, w.inbox.confirmed, "it is heard")
 			w.wait(sinceEpoch()-1, -unheard-left)
@@ -313,8 +318,8 @@ func TestWaiter_quit(t *testing.T) {
 				w := waiterOf(server)
 				w.enqueue()
 				underWay := func(asks int32) {
-					background.mu.Lock()
-					defer background.mu.Unlock()
+					w.mu.Lock()
+					defer w.unlock()
 					w.underWay, w.lane.busy = asks, int(asks)
 				}
 				underWay(test.asks)
@@ -347,11 +352,12 @@ func TestWaiter_leavingIsBounded(t *testing.T) {
 		assert.True(t, isClosed(w.leave()))
 		assert.Equal(t, maxLeaving, Tasks(server))
 		w = newWaiter(w.lock, time.Minute, &Options{})
+		w.listen()
 		w.enqueue()
 		w.giveUp()
 		assert.False(t, isClosed(w.leave()))
 		assert.Equal(t, maxLeaving+1, Tasks(server))
-		assert.Zero(t, Waiting())
+		assert.Zero(t, Waiting(server))
 		time.Sleep(time.Minute)
 		assert.Zero(t, Tasks(server))
 	})

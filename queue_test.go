@@ -1397,7 +1397,7 @@ func TestFairQueue_counts(t *testing.T) {
 	assert.Equal(t, redislock.Stats{Obtain: redislock.Status{Cancel: 1}, Backoff: 1}, got)
 	results := make(chan obtained, 1)
 	waitInLine(t, t.Context(), rdb, rdb, "waits", fair(), results)
-	require.Eventually(t, func() bool { return redislock.Waiting() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return redislock.Waiting(rdb) == 1 }, 10*time.Second, time.Millisecond)
 	requireOrder(t, lock, results, "waits")
-	assert.Zero(t, redislock.Waiting())
+	assert.Zero(t, redislock.Waiting(rdb))
 }

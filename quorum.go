@@ -302,6 +302,8 @@ func (q *quorum) bound(ctx context.Context, _ time.Duration) (context.Context, c
 	return ctx, func() {}
 }
 
+func (q *quorum) identity() any { return q }
+
 func (q *quorum) together(bool) bool { return true }
 
 // ask has locks refreshed, each of which ends as soon as it is decided. It returns when a majority

@@ -175,7 +175,7 @@ func (c *quorumClaim) renew(ctx context.Context, ttl time.Duration) (held bool, 
 
 func (c *quorumClaim) refreshing(ttl time.Duration) call { return call{quorum: c, ttl: ttl} }
 
-func (c *quorumClaim) laneKey() laneKey { return laneKey{client: c.servers} }
+func (c *quorumClaim) laneKey() laneKey { return laneKey{} }
 
 // everywhere is false: slower nodes are not waited for.
 func (c *quorumClaim) everywhere() bool { return false }

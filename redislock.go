@@ -93,6 +93,8 @@ type servers interface {
 	// bound gives a context without a deadline one after ttl, where that can end a command
 	// which Redis does not answer. Elsewhere it is enough to bound the waiting between commands.
 	bound(ctx context.Context, ttl time.Duration) (context.Context, context.CancelFunc)
+	// identity tells the servers from others, as a key of a map.
+	identity() any
 	// together reports whether many tasks leave in one pipeline.
 	together(confirmed bool) bool
 	// ask makes attempts, each of which it ends. It returns when others may follow.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -32,16 +31,6 @@ const (
 	maxPatience = 6
 )
 
-// background is all that happens behind the backs of this process's callers. Its mutex also guards
-// the state of each task, lane, inbox and waiter.
-var background struct {
-	mu      sync.Mutex
-	lanes   map[laneKey]*lane
-	inboxes map[inboxKey]*inbox
-	ids     uint64 // of the waiters so far
-	queued  int    // waiters
-}
-
 // A task is a script that is run when it is due, from its start until it is stopped.
 type task struct {
 	job      job
@@ -63,7 +52,7 @@ type job interface {
 	// end takes in how that ended.
 	end(call call, reply int64, err error)
 	// next returns when to run it again, after the end, if the task has not been
-	// stopped meanwhile. It runs with background.mu held. It is false to leave the time
+	// stopped meanwhile. It runs with its background locked. It is false to leave the time
 	// as it is.
 	next(call call, err error) (due time.Duration, ok bool)
 }
@@ -77,7 +66,7 @@ func newTask(job job, interval, patience time.Duration) task {
 	return task{job: job, interval: interval, patience: patience, index: -1}
 }
 
-// start puts the task on a lane, with background.mu held.
+// start puts the task on a lane, with its background locked.
 func (t *task) start(lane *lane, due time.Duration) {
 	t.lane = lane
 	t.due = due
@@ -87,7 +76,7 @@ func (t *task) start(lane *lane, due time.Duration) {
 	}
 }
 
-// hasten makes the task due earlier, with background.mu held.
+// hasten makes the task due earlier, with its background locked.
 func (t *task) hasten(due time.Duration) {
 	if t.index < 0 || t.due <= due {
 		return
@@ -99,7 +88,7 @@ func (t *task) hasten(due time.Duration) {
 	}
 }
 
-// stop takes the task off its lane, with background.mu held, and reports whether it was
+// stop takes the task off its lane, with its background locked, and reports whether it was
 // there.
 func (t *task) stop() bool {
 	if t.index < 0 {
@@ -119,20 +108,18 @@ func early(interval time.Duration) time.Duration {
 
 // lane runs the tasks of one server.
 type lane struct {
-	key     laneKey
-	servers servers
-	due     tasks
-	rest    time.Duration // since epoch: until then a task waits for others to leave with
-	busy    int           // batches that others have to wait for
-	wake    chan struct{} // holds a token if there is news for run
+	*background
+	key  laneKey
+	due  tasks
+	rest time.Duration // since epoch: until then a task waits for others to leave with
+	busy int           // batches that others have to wait for
+	wake chan struct{} // holds a token if there is news for run
 
 	orphans, leaving int // of its tasks
 }
 
-// laneKey tells servers apart: by the client, and by the node of the lock's key where
-// the client has several.
+// laneKey tells servers apart: by the node of the lock's key where the client has several.
 type laneKey struct {
-	client    any
 	node      *redis.Client
 	confirmed bool // by replicas, which takes longer and pipelines of its own
 }
@@ -141,19 +128,19 @@ type laneKey struct {
 // comes before any mutex is locked.
 func (s *server) laneKey(key string, confirmed bool) laneKey {
 	// A wrong node costs no more than being held up by it: it is the client that routes.
-	return laneKey{client: s.identity(), node: s.node(key), confirmed: confirmed}
+	return laneKey{node: s.node(key), confirmed: confirmed}
 }
 
-// openLane returns the lane of that key, with background.mu held.
-func openLane(key laneKey, servers servers) *lane {
-	if l := background.lanes[key]; l != nil {
+// openLane returns the lane of that key, with mu held.
+func (b *background) openLane(key laneKey) *lane {
+	if l := b.lanes[key]; l != nil {
 		return l
 	}
-	l := &lane{key: key, servers: servers, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
-	if background.lanes == nil {
-		background.lanes = make(map[laneKey]*lane)
+	l := &lane{background: b, key: key, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
+	if b.lanes == nil {
+		b.lanes = make(map[laneKey]*lane)
 	}
-	background.lanes[key] = l
+	b.lanes[key] = l
 	go l.run()
 	return l
 }
@@ -189,10 +176,10 @@ func (l *lane) run() {
 // next returns what is due, or how long to wait for the next. It closes the lane if
 // there is nothing to wait for: no task, and no batch that another lane would not count.
 func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	l.mu.Lock()
+	defer l.unlock()
 	if len(l.due) == 0 && l.busy == 0 {
-		delete(background.lanes, l.key)
+		delete(l.lanes, l.key)
 		return nil, 0, false
 	}
 	size, most := maxBatch, maxPipelines
@@ -233,8 +220,8 @@ func (l *lane) send(batch []*task) {
 	if attempts := begin(batch); len(attempts) > 0 {
 		l.servers.ask(attempts)
 	}
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	l.mu.Lock()
+	defer l.unlock()
 	l.busy--
 	l.rouse()
 }
@@ -247,9 +234,9 @@ func begin(batch []*task) []attempt {
 			attempts = append(attempts, attempt{t, call})
 			continue
 		}
-		background.mu.Lock()
+		t.lane.mu.Lock()
 		t.underWay--
-		background.mu.Unlock()
+		t.lane.unlock()
 	}
 	return attempts
 }
@@ -257,8 +244,8 @@ func begin(batch []*task) []attempt {
 // end takes in what an attempt came to, and when its task is due again.
 func (a attempt) end(r result) {
 	a.job.end(a.call, r.reply, r.err)
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	a.lane.mu.Lock()
+	defer a.lane.unlock()
 	if a.index >= 0 { // not stopped meanwhile
 		if due, ok := a.job.next(a.call, r.err); ok {
 			a.due = due

@@ -36,7 +36,7 @@ type undo struct {
 	tried  chan struct{} // closed after the first attempt
 	places *int          // of its lane, of which it takes one
 
-	// Guarded by background.mu.
+	// Guarded by the background's mutex.
 	until time.Duration // since epoch: what is sent then is the last attempt
 	wait  time.Duration // before the next attempt
 }
@@ -53,7 +53,7 @@ func newUndo(call call, repeat bool) *undo {
 	return u
 }
 
-// start starts the undo on a lane, with background.mu held, if there is a place for it.
+// start starts the undo on a lane, with its background locked, if there is a place for it.
 func (u *undo) start(lane *lane, places *int, most int) {
 	if *places >= most {
 		close(u.tried)
@@ -65,8 +65,8 @@ func (u *undo) start(lane *lane, places *int, most int) {
 }
 
 func (u *undo) begin() (call, bool) {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	u.lane.mu.Lock()
+	defer u.lane.unlock()
 	now := sinceEpoch()
 	if now >= u.until+maxPatience*undoPatience { // the last attempts are neither answered nor given up
 		u.finish()
@@ -79,8 +79,8 @@ func (u *undo) begin() (call, bool) {
 // end looks at when the attempt was sent: one that leaves before the time is over may still be
 // overtaken by what it is to undo.
 func (u *undo) end(call call, _ int64, err error) {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	u.lane.mu.Lock()
+	defer u.lane.unlock()
 	switch {
 	case err == nil && !u.repeat:
 		u.until = call.sent
@@ -96,7 +96,7 @@ func (u *undo) end(call call, _ int64, err error) {
 	}
 }
 
-// finish ends the task, with background.mu held.
+// finish ends the task, with its background locked.
 func (u *undo) finish() {
 	if u.stop() {
 		*u.places--
@@ -115,10 +115,10 @@ func (u *undo) next(call, error) (due time.Duration, ok bool) {
 // releaseOrphan releases the lock of a key in the background, if there is a place for that. The
 // channel that it returns is closed after the first attempt.
 func (s *server) releaseOrphan(key string, release call) (tried <-chan struct{}) {
-	lanes := s.laneKey(key, false)
-	background.mu.Lock()
-	defer background.mu.Unlock()
-	lane := openLane(lanes, s)
+	laneKey := s.laneKey(key, false)
+	b := lockBackground(s)
+	defer b.unlock()
+	lane := b.openLane(laneKey)
 	u := newUndo(release, true)
 	u.start(lane, &lane.orphans, maxOrphans)
 	return u.tried

@@ -38,7 +38,7 @@ type waiter struct {
 	since  time.Duration // since epoch: when it first asked
 	grants chan grant    // holds one
 
-	// Guarded by background.mu.
+	*background         // set before the first ask, and locked for what follows
 	id           string // of this call, in all processes
 	inbox        *inbox // nil if no message can come
 	state        waiterState
@@ -81,7 +81,7 @@ func newWaiter(lock *singleClaim, ttl time.Duration, opt *Options) *waiter {
 	return w
 }
 
-// wait takes in a reply that says to wait, with background.mu held.
+// wait takes in a reply that says to wait, with its background locked.
 func (w *waiter) wait(sent time.Duration, reply int64) {
 	if reply <= -unheard {
 		reply += unheard
@@ -95,21 +95,20 @@ func (w *waiter) wait(sent time.Duration, reply int64) {
 // listen lets messages reach the waiter from now on if its client has a confirmed
 // subscription. It comes before the first ask: the handover may be faster than the reply.
 func (w *waiter) listen() {
-	key := w.lock.server().inboxKey(w.lock.Key())
-	background.mu.Lock()
-	defer background.mu.Unlock()
-	background.ids++
-	w.id = processID + strconv.FormatUint(background.ids, 36)
-	if b := background.inboxes[key]; b != nil && b.confirmed {
-		b.add(w)
+	w.id = processID + strconv.FormatUint(waiterIDs.Add(1), 36)
+	w.background = lockBackground(w.lock.server())
+	defer w.unlock()
+	w.background.asking++
+	if inbox := w.inboxes[w.lock.server().inboxKey(w.lock.Key())]; inbox != nil && inbox.confirmed {
+		inbox.add(w)
 	}
 }
 
 // enqueue has the waiter asked for from its lane.
 func (w *waiter) enqueue() {
 	key := w.lock.server().laneKey(w.lock.Key(), false)
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w.mu.Lock()
+	defer w.unlock()
 	listened := w.inbox != nil
 	if !listened {
 		openInbox(w)
@@ -119,18 +118,21 @@ func (w *waiter) enqueue() {
 	if !listened && w.canBeTold() {
 		due = atOnce // meanwhile the subscription was confirmed
 	}
-	w.start(openLane(key, w.lock.server()), due)
+	w.start(w.openLane(key), due)
 }
 
-// become changes the waiter's state, with background.mu held.
+// become changes the waiter's state, with its background locked.
 func (w *waiter) become(state waiterState) {
-	if w.state == queued {
-		background.queued--
+	switch w.state {
+	case asking:
+		w.background.asking--
+	case queued:
+		w.background.queued--
 	}
 	w.state = state
 	switch state {
 	case queued:
-		background.queued++
+		w.background.queued++
 		return
 	case served:
 		if w.inbox != nil {
@@ -147,8 +149,8 @@ func (w *waiter) become(state waiterState) {
 // giveUp ends the waiting. The channel that it returns is closed once no ask is under way; it is
 // nil if none is.
 func (w *waiter) giveUp() (asked <-chan struct{}) {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w.mu.Lock()
+	defer w.unlock()
 	w.become(done)
 	if w.underWay == 0 {
 		return nil
@@ -161,12 +163,13 @@ func (w *waiter) giveUp() (asked <-chan struct{}) {
 // lock, that is passed on. The channel that it returns is closed after the first attempt.
 func (w *waiter) leave() (tried <-chan struct{}) {
 	key := w.lock.server().laneKey(w.lock.Key(), false)
-	background.mu.Lock()
-	defer background.mu.Unlock()
-	return w.leaveBy(openLane(key, w.lock.server()))
+	// If this is another than the waiter's, that has closed, and nobody else knows the waiter.
+	b := lockBackground(w.lock.server())
+	defer b.unlock()
+	return w.leaveBy(b.openLane(key))
 }
 
-// leaveBy leaves, with background.mu held. From now on each ask that ends is followed by another
+// leaveBy leaves, with its background locked. From now on each ask that ends is followed by another
 // leave. It is repeated if an ask that has ended may yet come into effect.
 func (w *waiter) leaveBy(lane *lane) (tried <-chan struct{}) {
 	w.asked = nil
@@ -179,31 +182,31 @@ func (w *waiter) leaveBy(lane *lane) (tried <-chan struct{}) {
 	return u.tried
 }
 
-// canBeTold reports whether a message can reach the waiter, with background.mu held.
+// canBeTold reports whether a message can reach the waiter, with its background locked.
 func (w *waiter) canBeTold() bool {
 	return w.inbox != nil && w.inbox.confirmed
 }
 
-// askEvery is the time between two asks, with background.mu held.
+// askEvery is the time between two asks, with its background locked.
 func (w *waiter) askEvery() time.Duration {
 	every := pollInterval
 	if w.canBeTold() {
 		every = askInterval
 	}
-	return max(every, time.Duration(background.queued)*askGap)
+	return max(every, time.Duration(w.background.queued)*askGap)
 }
 
-// nextAsk is when to ask again, with background.mu held.
+// nextAsk is when to ask again, with its background locked.
 func (w *waiter) nextAsk() time.Duration {
 	now := sinceEpoch()
 	due := now + early(w.askEvery())
 	if w.holderEnds < due {
-		due = max(w.holderEnds, now+max(leastWait, time.Duration(background.queued)*askGap))
+		due = max(w.holderEnds, now+max(leastWait, time.Duration(w.background.queued)*askGap))
 	}
 	return due
 }
 
-// askCall is the next ask, with background.mu held.
+// askCall is the next ask, with its background locked.
 func (w *waiter) askCall() call {
 	var channel string
 	if w.canBeTold() {
@@ -227,8 +230,8 @@ func (w *waiter) askCall() call {
 }
 
 func (w *waiter) begin() (call, bool) {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w.mu.Lock()
+	defer w.unlock()
 	if w.state != queued {
 		w.noteAsked()
 		return call{}, false
@@ -237,8 +240,8 @@ func (w *waiter) begin() (call, bool) {
 }
 
 func (w *waiter) end(call call, reply int64, err error) {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w.mu.Lock()
+	defer w.unlock()
 	w.noteStray(call.sent, err)
 	switch {
 	case w.state == queued:
@@ -259,7 +262,7 @@ func (w *waiter) end(call call, reply int64, err error) {
 	}
 }
 
-// noteAsked tells who waits for that if this was the last ask under way, with background.mu held.
+// noteAsked tells who waits for that if this was the last ask under way, with its background locked.
 func (w *waiter) noteAsked() {
 	if w.asked != nil && w.underWay == 1 {
 		close(w.asked)
@@ -267,7 +270,7 @@ func (w *waiter) noteAsked() {
 	}
 }
 
-// noteStray notes, with background.mu held, that an ask may yet come if it was not answered, or
+// noteStray notes, with its background locked, that an ask may yet come if it was not answered, or
 // late. That may be when the lock has been obtained by another, and released: it would be taken
 // for nobody.
 func (w *waiter) noteStray(sent time.Duration, err error) {
@@ -280,7 +283,7 @@ func (w *waiter) noteStray(sent time.Duration, err error) {
 	}
 }
 
-// answered takes in how an ask of a queued waiter ended, with background.mu held.
+// answered takes in how an ask of a queued waiter ended, with its background locked.
 func (w *waiter) answered(sent time.Duration, reply int64, err error) {
 	now := sinceEpoch()
 	switch {

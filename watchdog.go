@@ -37,7 +37,9 @@ type Watchdog interface {
 // ends its refreshing.
 type TickWatchdog struct {
 	interval time.Duration
-	ticking  map[*ticking]struct{} // guarded by background.mu
+
+	mu      sync.Mutex
+	ticking map[*ticking]struct{} // guarded by mu
 }
 
 // NewTickWatchdog returns a watchdog that refreshes each of its locks at the given
@@ -84,8 +86,8 @@ func (w *TickWatchdog) Stop() {
 }
 
 func (w *TickWatchdog) all() []*ticking {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	all := make([]*ticking, 0, len(w.ticking))
 	for t := range w.ticking {
 		all = append(all, t)
@@ -101,8 +103,9 @@ type ticking struct {
 	ttl      time.Duration
 	removed  chan struct{} // closed by remove; nil if nobody waits
 
-	// Guarded by background.mu.
-	over  bool          // removed, perhaps before it started
+	over bool // removed, perhaps before it started; guarded by the watchdog's mutex
+
+	// Guarded by the background's.
 	sent  time.Duration // since epoch: the start, then the latest refresh that succeeded
 	retry time.Duration // the last wait after one that failed
 }
@@ -124,25 +127,28 @@ func (t *ticking) begins() {
 		wait = left / 2 // obtained for a shorter time
 	}
 	key := t.lock.claim.laneKey()
-
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w := t.watchdog
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if t.over {
 		return
 	}
 	stats.watchdog.Add(1)
-	if t.watchdog.ticking == nil {
-		t.watchdog.ticking = make(map[*ticking]struct{})
+	if w.ticking == nil {
+		w.ticking = make(map[*ticking]struct{})
 	}
-	t.watchdog.ticking[t] = struct{}{}
+	w.ticking[t] = struct{}{}
+	b := lockBackground(t.lock.servers)
+	defer b.unlock()
 	t.sent = sinceEpoch()
-	t.task.start(openLane(key, t.lock.servers), t.sent+wait)
+	t.task.start(b.openLane(key), t.sent+wait)
 }
 
 // remove ends the refreshing, or sees to it that it does not start.
 func (t *ticking) remove() {
-	background.mu.Lock()
-	defer background.mu.Unlock()
+	w := t.watchdog
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if t.over {
 		return
 	}
@@ -150,9 +156,12 @@ func (t *ticking) remove() {
 	if t.removed != nil {
 		close(t.removed)
 	}
-	if t.task.stop() {
-		delete(t.watchdog.ticking, t)
+	if _, started := w.ticking[t]; started {
+		delete(w.ticking, t)
 		stats.watchdogDone.Add(1)
+		t.lane.mu.Lock()
+		defer t.lane.unlock()
+		t.task.stop()
 	}
 }
 
