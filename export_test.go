@@ -5,7 +5,7 @@ const SlowReply = slowReply
 
 // Orphans is how many orphans of a Redis client are looked after at the moment.
 func Orphans(client RedisClient) (n int) {
-	forLanesOf(client, func(l *lane) { n += l.orphans })
+	forLanesOf(client, func(l *lane) { n += l.undos[orphan] })
 	return n
 }
 
@@ -56,7 +56,7 @@ func Tasks(client RedisClient) (n int) {
 
 // Leaving is how many calls of a Redis client are leaving a queue.
 func Leaving(client RedisClient) (n int) {
-	forLanesOf(client, func(l *lane) { n += l.leaving })
+	forLanesOf(client, func(l *lane) { n += l.undos[leave] })
 	return n
 }
 

@@ -69,10 +69,10 @@ func (l *Lock) init(c *Client, claim claim, keys []string, opt *Options) {
 	l.value, l.tokenLen = token+metadata, int32(len(token))
 }
 
-// tokenArg is what scripts are told of the token: its length, or that it was generated.
+// tokenArg is what scripts are told of the token: its length, negative if it was generated.
 func (l *Lock) tokenArg() any {
 	if l.unique {
-		return ""
+		return -tokenLength
 	}
 	return l.tokenLen
 }

@@ -115,7 +115,7 @@ type lane struct {
 	busy int           // batches that others have to wait for
 	wake chan struct{} // holds a token if there is news for run
 
-	orphans, leaving int // of its tasks
+	undos [2]int // of its tasks, by kind
 }
 
 // laneKey tells servers apart: by the node of the lock's key where the client has several.

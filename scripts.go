@@ -14,17 +14,17 @@ import (
 var lua embed.FS
 
 var (
-	obtainScript      = loadScript("obtain")
-	obtainMultiScript = loadScript("obtain_multi")
+	obtainScript      = loadScript("token", "obtain")
+	obtainMultiScript = loadScript("token", "fence", "obtain_multi")
 	refreshScript     = loadScript("refresh")
 	releaseScript     = loadScript("release")
 	ttlScript         = loadScript("ttl")
 
-	queueAskScript     = loadScript("queue", "queue_ask")
+	queueAskScript     = loadScript("token", "fence", "queue", "queue_ask")
 	queueLeaveScript   = loadScript("queue", "queue_leave")
 	queueReleaseScript = loadScript("queue", "queue_release")
 
-	quorumObtainScript  = loadScript("quorum_obtain")
+	quorumObtainScript  = loadScript("token", "quorum_obtain")
 	quorumUndoScript    = loadScript("quorum_undo")
 	quorumRefreshScript = loadScript("quorum_refresh")
 	quorumHealScript    = loadScript("quorum_heal")

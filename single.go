@@ -82,11 +82,7 @@ func (c *singleClaim) ask(ctx context.Context, ttl time.Duration, opt *Options, 
 				return held, err
 			}
 		}
-		args := []any{c.value, ttl.Milliseconds()}
-		if !c.unique {
-			args = append(args, c.tokenLen)
-		}
-		reply, err := c.setting(ttl, obtainScript, c.keys, args...).run(ctx, c.server())
+		reply, err := c.setting(ttl, obtainScript, c.keys, c.value, ttl.Milliseconds(), c.tokenArg()).run(ctx, c.server())
 		return reply != 0, err
 	}
 	keys, counter := c.keys, 0
@@ -200,10 +196,12 @@ func (c *singleClaim) abandon(time.Duration) { c.releaseOrphan() }
 // releaseOrphan releases the lock in the background, unless it may be somebody's by a custom
 // token. The channel that it returns is closed after the first attempt.
 func (c *singleClaim) releaseOrphan() (tried <-chan struct{}) {
+	u := newUndo(orphan, c.releasing(), true)
 	if !c.unique {
-		return alreadyClosed
+		close(u.tried)
+		return u.tried
 	}
-	return c.server().releaseOrphan(c.Key(), c.releasing())
+	return c.server().undo(c.Key(), u)
 }
 
 // releaseFailed is for a lock that Redis holds for a try that failed. The caller may try

@@ -7,12 +7,11 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// maxUndos is how many of a kind a lane has at a time. When a server is away every call fails: the
+// first are those that may have reached it.
+var maxUndos = [...]int{orphan: 256, leave: 4096}
+
 const (
-	// maxOrphans is how many orphans of a server are looked after at a time. When it is away
-	// every call fails: the first are those that may have reached it.
-	maxOrphans = 256
-	// maxLeaving is the same for calls that failed to join a queue.
-	maxLeaving = 4096
 	// undoTimeout is for how long an undo is tried.
 	undoTimeout = 30 * time.Second
 	// undoGrace is how long a command may still be under way once Redis answers again.
@@ -32,18 +31,27 @@ const (
 type undo struct {
 	task
 	call   call
+	of     undoKind
 	repeat bool          // though it was answered
 	tried  chan struct{} // closed after the first attempt
-	places *int          // of its lane, of which it takes one
 
 	// Guarded by the background's mutex.
 	until time.Duration // since epoch: what is sent then is the last attempt
 	wait  time.Duration // before the next attempt
 }
 
-func newUndo(call call, repeat bool) *undo {
+// An undoKind is what is undone.
+type undoKind int
+
+const (
+	orphan undoKind = iota
+	leave           // of a queue
+)
+
+func newUndo(of undoKind, call call, repeat bool) *undo {
 	u := &undo{
 		call:   call,
+		of:     of,
 		repeat: repeat,
 		tried:  make(chan struct{}),
 		until:  sinceEpoch() + undoTimeout,
@@ -53,15 +61,24 @@ func newUndo(call call, repeat bool) *undo {
 	return u
 }
 
-// start starts the undo on a lane, with its background locked, if there is a place for it.
-func (u *undo) start(lane *lane, places *int, most int) {
-	if *places >= most {
+// undo starts an undo for a lock's key, and returns what start does.
+func (s *server) undo(key string, u *undo) (tried <-chan struct{}) {
+	laneKey := s.laneKey(key, false)
+	b := lockBackground(s)
+	defer b.unlock()
+	return u.start(b.openLane(laneKey), maxUndos[u.of])
+}
+
+// start starts the undo on a lane, with its background locked, unless there are that many of its
+// kind. The channel that it returns is closed after the first attempt.
+func (u *undo) start(lane *lane, most int) (tried <-chan struct{}) {
+	if lane.undos[u.of] < most {
+		lane.undos[u.of]++
+		u.task.start(lane, atOnce)
+	} else {
 		close(u.tried)
-		return
 	}
-	*places++
-	u.places = places
-	u.task.start(lane, atOnce)
+	return u.tried
 }
 
 func (u *undo) begin() (call, bool) {
@@ -99,7 +116,7 @@ func (u *undo) end(call call, _ int64, err error) {
 // finish ends the task, with its background locked.
 func (u *undo) finish() {
 	if u.stop() {
-		*u.places--
+		u.lane.undos[u.of]--
 	}
 	if !isClosed(u.tried) {
 		close(u.tried)
@@ -111,24 +128,6 @@ func (u *undo) next(call, error) (due time.Duration, ok bool) {
 	u.wait = min(2*u.wait, time.Second)
 	return due, true
 }
-
-// releaseOrphan releases the lock of a key in the background, if there is a place for that. The
-// channel that it returns is closed after the first attempt.
-func (s *server) releaseOrphan(key string, release call) (tried <-chan struct{}) {
-	laneKey := s.laneKey(key, false)
-	b := lockBackground(s)
-	defer b.unlock()
-	lane := b.openLane(laneKey)
-	u := newUndo(release, true)
-	u.start(lane, &lane.orphans, maxOrphans)
-	return u.tried
-}
-
-var alreadyClosed = func() chan struct{} {
-	closed := make(chan struct{})
-	close(closed)
-	return closed
-}()
 
 // refused reports whether Redis said no to a command, or there was none to ask, so that it
 // is sure to have changed nothing. The errors named here say only that the last of the attempts

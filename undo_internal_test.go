@@ -129,11 +129,11 @@ func TestOrphan_notLookedAfter(t *testing.T) {
 		server := &answering{start: time.Now(), from: time.Hour}
 		custom := claimOn(server, &Options{Token: "custom"})
 		assert.True(t, isClosed(custom.releaseOrphan()))
-		for range maxOrphans {
+		for range maxUndos[orphan] {
 			assert.False(t, isClosed(claimOn(server, nil).releaseOrphan()))
 		}
 		assert.True(t, isClosed(claimOn(server, nil).releaseOrphan()), "one too many")
-		assert.Equal(t, maxOrphans, Orphans(server))
+		assert.Equal(t, maxUndos[orphan], Orphans(server))
 		time.Sleep(time.Minute)
 		assert.Zero(t, Orphans(server))
 	})

@@ -169,17 +169,16 @@ func (w *waiter) leave() (tried <-chan struct{}) {
 	return w.leaveBy(b.openLane(key))
 }
 
-// leaveBy leaves, with its background locked. From now on each ask that ends is followed by another
-// leave. It is repeated if an ask that has ended may yet come into effect.
+// leaveBy leaves, with the background of the lane locked. From now on each ask that ends is followed
+// by another leave. It is repeated if an ask that has ended may yet come into effect.
 func (w *waiter) leaveBy(lane *lane) (tried <-chan struct{}) {
 	w.asked = nil
-	most := maxLeaving
+	most := maxUndos[leave]
 	if w.lane != nil {
 		most = math.MaxInt // it was queued, and others would wait for it
 	}
-	u := newUndo(leaving(w.keys[:3], w.lock.value, w.id, w.lock.unique), w.strayUntil != 0)
-	u.start(lane, &lane.leaving, most)
-	return u.tried
+	call := leaving(w.keys[:3], w.lock.value, w.id, w.lock.unique)
+	return newUndo(leave, call, w.strayUntil != 0).start(lane, most)
 }
 
 // canBeTold reports whether a message can reach the waiter, with its background locked.
