@@ -2,7 +2,7 @@ package redislock
 
 import "sync"
 
-// A background is all that goes on behind the backs of a Redis client's callers: lanes, inboxes,
+// A background is all that goes on behind the backs of a Redis client's callers: lanes, subscriptions,
 // and waiters. There is one as long as anything does.
 //
 // Mutexes are locked in this order: a TickWatchdog's, a background's, that of all backgrounds, a
@@ -10,13 +10,13 @@ import "sync"
 type background struct {
 	servers servers
 
-	// mu also guards the state of each task, lane, inbox and waiter.
-	mu      sync.Mutex
-	closed  bool // there is another by now
-	lanes   map[laneKey]*lane
-	inboxes map[string]*inbox // by the lock's key; "" for all
-	asking  int               // waiters that are not in a queue yet
-	queued  int               // waiters that are
+	// mu also guards the state of each task, lane, subscription and waiter.
+	mu            sync.Mutex
+	closed        bool // there is another by now
+	lanes         map[laneKey]*lane
+	subscriptions map[string]*subscription // by the lock's key; "" for all
+	asking        int                      // waiters that are not in a queue yet
+	queued        int                      // waiters that are
 }
 
 // backgrounds are all of them, by what tells Redis clients apart.
@@ -48,7 +48,7 @@ func lockBackground(servers servers) *background {
 
 // unlock also closes the background if nothing goes on in it.
 func (b *background) unlock() {
-	if !b.closed && len(b.lanes) == 0 && len(b.inboxes) == 0 && b.asking == 0 && b.queued == 0 {
+	if !b.closed && len(b.lanes) == 0 && len(b.subscriptions) == 0 && b.asking == 0 && b.queued == 0 {
 		b.closed = true
 		backgrounds.mu.Lock()
 		delete(backgrounds.all, b.servers.identity())

@@ -29,7 +29,7 @@ func ScriptName(digest string) string {
 	switch digest {
 	case obtainScript.Hash(), obtainMultiScript.Hash(), quorumObtainScript.Hash():
 		return "obtain"
-	case refreshScript.Hash(), quorumRefreshScript.Hash():
+	case refreshScript.Hash():
 		return "refresh"
 	case releaseScript.Hash(), queueReleaseScript.Hash():
 		return "release"

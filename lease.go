@@ -68,7 +68,7 @@ type extras struct {
 	stragglers *stragglers   // nil: there have been none
 }
 
-func (l *lease) addExtras() *extras {
+func (l *lease) addExtrasLocked() *extras {
 	if l.extras == nil {
 		l.extras = &extras{}
 	}
@@ -102,7 +102,7 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 	sent = sinceEpoch()
 	if shorter := sent + validity(ttl); shorter < l.validUntil {
 		l.validUntil = shorter
-		l.wind()
+		l.setAlarmLocked()
 	}
 	if l.underWay == 0 || ttl < l.shortestTTL {
 		l.shortestTTL = ttl
@@ -122,11 +122,11 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 func (l *lease) endRefresh(sent, ttl time.Duration, err error, everywhere bool) (cause error, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.noteStraggler(sent, ttl, err, everywhere)
+	l.noteStragglerLocked(sent, ttl, err, everywhere)
 	if err == nil && l.cause == nil {
 		l.refreshed = max(l.refreshed, sent)
 		l.validUntil = max(l.validUntil, sent+validity(l.shortestTTL))
-		l.wind()
+		l.setAlarmLocked()
 	}
 	l.underWay--
 	if err == nil && l.cause == nil {
@@ -145,12 +145,12 @@ func (l *lease) endRefresh(sent, ttl time.Duration, err error, everywhere bool) 
 	return l.cause, expired
 }
 
-// noteStraggler notes that a refresh which has ended may still come into effect, if it may.
-func (l *lease) noteStraggler(sent, ttl time.Duration, err error, everywhere bool) {
+// noteStragglerLocked notes that a refresh which has ended may still come into effect, if it may.
+func (l *lease) noteStragglerLocked(sent, ttl time.Duration, err error, everywhere bool) {
 	now := sinceEpoch()
 	unanswered := err != nil && err != ErrNotObtained && !refused(err)
 	if unanswered || !everywhere || now-sent >= slowReply {
-		extras := l.addExtras()
+		extras := l.addExtrasLocked()
 		if extras.stragglers == nil {
 			extras.stragglers = &stragglers{answered: math.MinInt64}
 		}
@@ -175,8 +175,8 @@ func (s *stragglers) shortestTTL(sent time.Duration) time.Duration {
 	return shortest
 }
 
-// wind sets the alarm to validUntil, with mu held.
-func (l *lease) wind() {
+// setAlarmLocked sets the alarm to validUntil, with mu held.
+func (l *lease) setAlarmLocked() {
 	if l.extras != nil && l.extras.alarm != nil {
 		l.extras.alarm.Reset(l.validUntil - sinceEpoch())
 	}
@@ -189,7 +189,7 @@ func (l *lease) awaitRefreshes(ctx context.Context) {
 		l.mu.Unlock()
 		return
 	}
-	extras := l.addExtras()
+	extras := l.addExtrasLocked()
 	if extras.idle == nil {
 		extras.idle = make(chan struct{})
 	}
@@ -213,12 +213,6 @@ func (l *lease) end(cause error) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.endLocked(cause)
-}
-
-func (l *lease) hasEnded() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.cause != nil
 }
 
 func (l *lease) endLocked(cause error) bool {
@@ -259,19 +253,19 @@ func (l *lease) expireLocked() (cause error, expired bool) {
 func (l *Lock) ended() context.Context {
 	l.lease.mu.Lock()
 	defer l.lease.mu.Unlock()
-	extras := l.lease.addExtras()
+	extras := l.lease.addExtrasLocked()
 	if extras.ctx == nil {
 		extras.ctx, extras.cancel = context.WithCancelCause(context.Background())
 		if l.lease.cause != nil {
 			extras.cancel(l.lease.cause)
 		} else {
-			extras.alarm = time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)
+			extras.alarm = time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.onAlarm)
 		}
 	}
 	return extras.ctx
 }
 
-func (l *Lock) ring() {
+func (l *Lock) onAlarm() {
 	if cause, expired := l.lease.endIfExpired(); expired {
 		l.lost(cause)
 	}
@@ -289,9 +283,6 @@ func (l *Lock) lost(cause error) {
 	stats.lost.Add(1)
 	l.endHold(cause)
 	l.log().Error("redislock: lock lost", "keys", l.keys, "error", cause)
-	if l.claim != nil {
-		l.claim.forget()
-	}
 	if l.keeper != nil {
 		l.keeper.remove()
 	}

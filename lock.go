@@ -49,8 +49,6 @@ type claim interface {
 	release(ctx context.Context) (held bool, err error)
 	// abandon gives back, in the background, a lock that its holder has lost but Redis has not.
 	abandon(ttl time.Duration)
-	// forget is for a lock that has ended, and was not released.
-	forget()
 	// ttl returns for how many milliseconds the lock is still held, 0 or less if it is not.
 	ttl(ctx context.Context) (int64, error)
 }
@@ -202,11 +200,17 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	if l.claim == nil {
 		return false, errNoClient
 	}
+	ttl = ttl.Truncate(time.Millisecond)
 	pause := newPause(ctx, ttl, opt)
 	ctx, cancel := l.servers.bound(ctx, ttl)
 	defer cancel()
 	for {
-		err := l.extend(ctx, ttl.Truncate(time.Millisecond))
+		sent, ok := l.lease.beginRefresh(ttl)
+		if !ok {
+			return false, ErrNotObtained
+		}
+		held, err := l.claim.renew(ctx, ttl)
+		err = l.extended(sent, ttl, held, err)
 		if err == nil || err == ErrNotObtained {
 			return false, err
 		}
@@ -218,17 +222,7 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	}
 }
 
-// extend asks once for a new TTL.
-func (l *Lock) extend(ctx context.Context, ttl time.Duration) error {
-	sent, ok := l.lease.beginRefresh(ttl)
-	if !ok {
-		return ErrNotObtained
-	}
-	held, err := l.claim.renew(ctx, ttl)
-	return l.extended(sent, ttl, held, err)
-}
-
-// extended takes in how Redis answered to that.
+// extended takes in how Redis answered to a refresh.
 func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	if err == nil && !held {
 		err = ErrNotObtained
@@ -251,10 +245,11 @@ func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	return err
 }
 
-// refreshArgs completes the arguments of a script that refreshes. What goes on behind the
-// holder's back may be so late that the lock was released, and obtained anew by the same
-// custom token, for longer: then that is how long it stays.
-func (l *Lock) refreshArgs(shorten bool, args ...any) []any {
+// refreshArgs are the arguments of refresh.lua. What goes on behind the holder's back may be so
+// late that the lock was released, and obtained anew by the same custom token, for longer: then
+// that is how long it stays.
+func (l *Lock) refreshArgs(shorten bool, ttl time.Duration) []any {
+	args := []any{l.value, ttl.Milliseconds(), len(l.keys)}
 	if shorten || l.unique {
 		return args
 	}

@@ -138,13 +138,13 @@ func (w *waiter) fail(ctx context.Context, err error) (canceled bool, _ error) {
 // ask asks from the caller's goroutine, and reports whether the lock is held.
 func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
 	w.mu.Lock()
-	call := w.askCall()
+	call := w.askCallLocked()
 	w.unlock()
 	reply, err := call.run(ctx, w.lock.server())
 	w.mu.Lock()
-	w.noteStray(call.sent, err)
+	w.noteStrayLocked(call.sent, err)
 	if err == nil && reply <= 0 {
-		w.wait(call.sent, reply)
+		w.waitLocked(call.sent, reply)
 	}
 	w.unlock()
 	if err != nil || reply <= 0 {
@@ -171,7 +171,7 @@ func (w *waiter) take(ctx context.Context, grant grant) (held bool, _ error) {
 		// Redis does not answer. The asking from the lane goes on for a while.
 		w.mu.Lock()
 		defer w.unlock()
-		w.hasten(atOnce)
+		w.hastenLocked(atOnce)
 		return false, nil
 	}
 	return held, err
@@ -185,7 +185,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 		// It was not this waiter's command, or one that made it wait, that set the key.
 		sent = sinceEpoch()
 		reply, err := lock.refreshCall(w.ttl, false).run(ctx, lock.server())
-		if err != nil || reply == 0 {
+		if err != nil || reply != 1 {
 			return false, err
 		}
 	}
@@ -200,7 +200,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 func (w *waiter) serve() {
 	w.mu.Lock()
 	defer w.unlock()
-	w.become(served)
+	w.becomeLocked(served)
 }
 
 // released notes that the lock was given back, or that it was tried.
@@ -209,20 +209,11 @@ func (w *waiter) released() {
 	first := w.state == served
 	strayed := w.strayUntil != 0
 	if first {
-		w.become(done)
+		w.becomeLocked(done)
 	}
 	w.unlock()
 	if first && strayed {
 		w.leave()
-	}
-}
-
-// forget has the inbox not know the waiter any more, whose lock has ended.
-func (w *waiter) forget() {
-	w.mu.Lock()
-	defer w.unlock()
-	if w.inbox != nil {
-		w.inbox.remove(w)
 	}
 }
 

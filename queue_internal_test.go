@@ -62,9 +62,9 @@ func TestParseHandover(t *testing.T) {
 	assert.Equal(t, handover{id: "process.7", sent: -time.Second, key: "a: {", value: "value 1"}, h)
 }
 
-// unusedInbox returns an inbox without a subscription.
-func unusedInbox() *inbox {
-	return &inbox{
+// unusedSubscription returns an subscription without a subscription.
+func unusedSubscription() *subscription {
+	return &subscription{
 		background: &background{servers: newServer(nil), closed: true},
 
 		waiters: make(map[string]*waiter),
@@ -75,14 +75,14 @@ func unusedInbox() *inbox {
 }
 
 // Locks that are never released, only left to expire, are forgotten even so.
-func TestInbox_forgetsExpiredLocks(t *testing.T) {
+func TestSubscription_forgetsExpiredLocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := unusedInbox()
+		b := unusedSubscription()
 		for i := range 10_000 {
 			w := &waiter{id: strconv.Itoa(i)}
 			w.lock = &singleClaim{}
 			w.lock.lease.begin(sinceEpoch(), time.Second)
-			b.serve(w)
+			b.serveLocked(w)
 			time.Sleep(100 * time.Millisecond)
 		}
 		assert.LessOrEqual(t, len(b.holders), 128)
@@ -107,7 +107,7 @@ func TestWaiter_askCall(t *testing.T) {
 		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), 1500*time.Microsecond, &Options{})
 		w.listen()
 		time.Sleep(2 * time.Second)
-		first := w.askCall()
+		first := w.askCallLocked()
 		assert.Len(t, first.args, fields)
 		assert.EqualValues(t, 1, first.args[ttl])
 		assert.EqualValues(t, 1000, first.args[alive], "no message can reach it")
@@ -115,9 +115,9 @@ func TestWaiter_askCall(t *testing.T) {
 		assert.Equal(t, sinceEpoch(), first.sent)
 
 		w.state = queued
-		assert.EqualValues(t, 2_000_000, w.askCall().args[waited])
-		w.inbox = &inbox{confirmed: true, channel: "pchannel"}
-		call := w.askCall()
+		assert.EqualValues(t, 2_000_000, w.askCallLocked().args[waited])
+		w.subscription = &subscription{confirmed: true, channel: "pchannel"}
+		call := w.askCallLocked()
 		assert.EqualValues(t, 3000, call.args[alive])
 		assert.Equal(t, "pchannel", call.args[fields-1])
 	})
@@ -129,13 +129,13 @@ func TestWaiter_nextAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), time.Minute, &Options{})
 		w.listen()
-		until := func() time.Duration { return w.nextAsk() - sinceEpoch() }
+		until := func() time.Duration { return w.nextAskLocked() - sinceEpoch() }
 		w.holderEnds = sinceEpoch() + time.Hour
 		for range 100 {
-			w.inbox = nil
+			w.subscription = nil
 			assert.LessOrEqual(t, until(), 50*time.Millisecond)
 			assert.GreaterOrEqual(t, until(), 45*time.Millisecond)
-			w.inbox = &inbox{confirmed: true}
+			w.subscription = &subscription{confirmed: true}
 			assert.LessOrEqual(t, until(), time.Second)
 			assert.GreaterOrEqual(t, until(), 900*time.Millisecond)
 		}
@@ -148,9 +148,9 @@ func TestWaiter_nextAsk(t *testing.T) {
 	})
 }
 
-// An inbox that somebody has come to use meanwhile is not closed.
-func TestInbox_closeIfIdle(t *testing.T) {
-	b := unusedInbox()
+// An subscription that somebody has come to use meanwhile is not closed.
+func TestSubscription_closeIfIdle(t *testing.T) {
+	b := unusedSubscription()
 	b.waiters["one"] = &waiter{}
 	b.closeIfIdle()
 	assert.False(t, isClosed(b.closed))
@@ -227,13 +227,13 @@ func TestWaiter_unheard(t *testing.T) {
 		for _, left := range []int64{0, 5000} {
 			w := waiterOf(&answering{})
 			renewed := 0
-			w.inbox = &inbox{background: w.background, confirmed: true, since: sinceEpoch(), renew: func() { renewed++ }}
-			w.wait(sinceEpoch(), -left)
-			assert.True(t, w.inbox.confirmed, "it is heard")
-			w.wait(sinceEpoch()-1, -unheard-left)
-			assert.True(t, w.inbox.confirmed, "that was before the subscription")
-			w.wait(sinceEpoch(), -unheard-left)
-			assert.False(t, w.inbox.confirmed)
+			w.subscription = &subscription{background: w.background, confirmed: true, since: sinceEpoch(), renew: func() { renewed++ }}
+			w.waitLocked(sinceEpoch(), -left)
+			assert.True(t, w.subscription.confirmed, "it is heard")
+			w.waitLocked(sinceEpoch()-1, -unheard-left)
+			assert.True(t, w.subscription.confirmed, "that was before the subscription")
+			w.waitLocked(sinceEpoch(), -unheard-left)
+			assert.False(t, w.subscription.confirmed)
 			assert.Equal(t, sinceEpoch()+time.Duration(left+1)*time.Millisecond, w.holderEnds)
 			time.Sleep(time.Second)
 			synctest.Wait()
@@ -250,16 +250,16 @@ func TestWaiter_next(t *testing.T) {
 		w.holderEnds = sinceEpoch() + time.Hour
 		requireIn := func(least, most time.Duration, err error) {
 			t.Helper()
-			due, ok := w.next(ask, err)
+			due, ok := w.nextLocked(ask, err)
 			assert.True(t, ok)
 			assert.GreaterOrEqual(t, due-sinceEpoch(), least)
 			assert.LessOrEqual(t, due-sinceEpoch(), most)
 		}
 		requireIn(45*time.Millisecond, 50*time.Millisecond, nil)
-		w.inbox = &inbox{confirmed: true, since: sinceEpoch()}
+		w.subscription = &subscription{confirmed: true, since: sinceEpoch()}
 		requireIn(900*time.Millisecond, time.Second, nil)
-		w.inbox.since++
-		due, ok := w.next(ask, nil)
+		w.subscription.since++
+		due, ok := w.nextLocked(ask, nil)
 		assert.True(t, ok)
 		assert.Equal(t, atOnce, due, "the server did not know of the subscription")
 		for _, wait := range []time.Duration{20, 40, 80, 160, 320, 640, 1000, 1000} {
@@ -281,9 +281,9 @@ func TestWaiter_askAfterTheTTL(t *testing.T) {
 				server := &answering{}
 				w := waiterOf(server)
 				w.lock.lease.begin(sinceEpoch(), time.Minute)
-				b := unusedInbox()
-				w.inbox = b
-				w.become(served)
+				b := unusedSubscription()
+				w.subscription = b
+				w.becomeLocked(served)
 				assert.Len(t, b.holders, 1)
 				time.Sleep(test.age)
 				w.end(call{sent: sinceEpoch()}, 1, nil)

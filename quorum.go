@@ -113,13 +113,6 @@ func nodeWait(ttl time.Duration) time.Duration {
 	return min(max(ttl/10, leastNodeWait), mostNodeWait)
 }
 
-// askAll asks all nodes at the same time.
-func (q *quorum) askAll(ctx context.Context, wait time.Duration, ask func(ctx context.Context, i int) (int64, error)) []answer {
-	answers := q.allNodes()
-	q.askThese(ctx, wait, answers, ask)
-	return answers
-}
-
 // allNodes returns an answer of each node, which is yet to be asked for.
 func (q *quorum) allNodes() []answer {
 	answers := make([]answer, len(q.nodes))
@@ -129,9 +122,9 @@ func (q *quorum) allNodes() []answer {
 	return answers
 }
 
-// askThese asks the nodes that the answers name, at the same time. Those that have not
+// askNodes asks the nodes that the answers name, at the same time. Those that have not
 // answered in time have errSilent as their answer. It does not outlast ctx.
-func (q *quorum) askThese(ctx context.Context, wait time.Duration, answers []answer, ask func(ctx context.Context, i int) (int64, error)) {
+func (q *quorum) askNodes(ctx context.Context, wait time.Duration, answers []answer, ask func(ctx context.Context, i int) (int64, error)) []answer {
 	start := sinceEpoch()
 	arrived := make(chan answerAt, len(answers))
 	for at := range answers {
@@ -158,11 +151,12 @@ func (q *quorum) askThese(ctx context.Context, wait time.Duration, answers []ans
 				timer.Reset(min(max(took, straggle), wait-took))
 			}
 		case <-timer.C:
-			return
+			return answers
 		case <-ctx.Done():
-			return
+			return answers
 		}
 	}
+	return answers
 }
 
 // run runs a script on one node, if that is not busy with calls that it does not answer.

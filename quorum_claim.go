@@ -37,7 +37,7 @@ func (c *quorumClaim) take(ctx context.Context, ttl time.Duration, _ *Options, _
 	if !c.unique {
 		mark = randomToken()
 	}
-	answers := q.askAll(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
+	answers := q.askNodes(ctx, nodeWait(ttl), q.allNodes(), func(ctx context.Context, i int) (int64, error) {
 		return q.nodes[i].run(ctx, quorumObtainScript, keys, c.value, ttl.Milliseconds(), c.tokenArg(), mark)
 	})
 	c.noteUnsure(answers)
@@ -65,7 +65,7 @@ func (c *quorumClaim) undo(ctx context.Context, ttl time.Duration, answers []ans
 		// By a custom token the lock may have been held before, on any node, and other
 		// calls may count on what this one took: only that goes, and only if they do not.
 		taken := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply < 2 })
-		q.askThese(ctx, nodeWait(ttl), taken, func(ctx context.Context, i int) (int64, error) {
+		q.askNodes(ctx, nodeWait(ttl), taken, func(ctx context.Context, i int) (int64, error) {
 			return q.nodes[i].run(ctx, quorumUndoScript, c.nodeKeys(), c.value, mark)
 		})
 	}()
@@ -103,7 +103,7 @@ func (c *quorumClaim) noteUnsure(answers []answer) {
 // goes on in the background with nodes that do not answer, or may take the lock yet.
 func (c *quorumClaim) releaseOn(ctx context.Context, ttl time.Duration, answers []answer) {
 	q := c.quorum()
-	q.askThese(ctx, nodeWait(ttl), answers, func(ctx context.Context, i int) (int64, error) {
+	q.askNodes(ctx, nodeWait(ttl), answers, func(ctx context.Context, i int) (int64, error) {
 		return q.nodes[i].run(ctx, releaseScript, c.keys, c.value)
 	})
 	for _, a := range answers {
@@ -149,7 +149,7 @@ func (c *quorumClaim) release(ctx context.Context) (held bool, _ error) {
 // ttl returns what a majority still grants, in milliseconds.
 func (c *quorumClaim) ttl(ctx context.Context) (int64, error) {
 	q := c.quorum()
-	answers := q.askAll(ctx, mostNodeWait, func(ctx context.Context, i int) (int64, error) {
+	answers := q.askNodes(ctx, mostNodeWait, q.allNodes(), func(ctx context.Context, i int) (int64, error) {
 		return q.nodes[i].run(ctx, ttlScript, c.keys, c.value)
 	})
 	if count(answers, fine) < q.majority() {
@@ -179,8 +179,6 @@ func (c *quorumClaim) laneKey() laneKey { return laneKey{} }
 
 // everywhere is false: slower nodes are not waited for.
 func (c *quorumClaim) everywhere() bool { return false }
-
-func (c *quorumClaim) forget() {}
 
 // healing is a lock that a node has lost, or never had. It is taken there again: else one
 // restart after the other would wear the majority down.
@@ -218,7 +216,7 @@ func (n *node) heal(locks []healing) {
 
 // beginHealing notes that a command that heals is about to be sent, unless the lock has ended.
 func (c *quorumClaim) beginHealing() bool {
-	if c.lease.hasEnded() {
+	if c.lease.remaining() <= 0 {
 		return false
 	}
 	c.mu.Lock()

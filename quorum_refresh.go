@@ -113,9 +113,9 @@ func (r *refreshes) ask(ctx context.Context) {
 	calls := make([]call, len(r.locks))
 	for i, l := range r.locks {
 		calls[i] = call{
-			script: quorumRefreshScript,
+			script: refreshScript,
 			keys:   l.lock.nodeKeys(),
-			args:   l.lock.refreshArgs(l.shorten, l.lock.value, l.ttl.Milliseconds(), len(l.lock.keys)),
+			args:   l.lock.refreshArgs(l.shorten, l.ttl),
 		}
 	}
 	for i, node := range r.nodes {

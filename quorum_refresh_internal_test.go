@@ -110,7 +110,7 @@ type holding struct {
 }
 
 func (h holding) EvalSha(ctx context.Context, digest string, keys []string, args ...any) *redis.Cmd {
-	if keys[0] == h.key && digest == quorumRefreshScript.Hash() {
+	if keys[0] == h.key && digest == refreshScript.Hash() {
 		<-h.released
 	}
 	return h.Scripter.EvalSha(ctx, digest, keys, args...)

@@ -107,11 +107,7 @@ type servers interface {
 //
 // With a nil client all calls return an error.
 func New(client RedisClient) *Client {
-	s := newServer(client)
-	if s.client == nil {
-		return &Client{}
-	}
-	return &Client{servers: s}
+	return &Client{servers: newServer(client)}
 }
 
 // Obtain is a short-cut for New(client).Obtain.

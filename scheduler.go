@@ -51,10 +51,10 @@ type job interface {
 	begin() (call, bool)
 	// end takes in how that ended.
 	end(call call, reply int64, err error)
-	// next returns when to run it again, after the end, if the task has not been
+	// nextLocked returns when to run it again, after the end, if the task has not been
 	// stopped meanwhile. It runs with its background locked. It is false to leave the time
 	// as it is.
-	next(call call, err error) (due time.Duration, ok bool)
+	nextLocked(call call, err error) (due time.Duration, ok bool)
 }
 
 // latest is when the task leaves even if it has to leave alone.
@@ -66,37 +66,41 @@ func newTask(job job, interval, patience time.Duration) task {
 	return task{job: job, interval: interval, patience: patience, index: -1}
 }
 
-// start puts the task on a lane, with its background locked.
-func (t *task) start(lane *lane, due time.Duration) {
+// startLocked puts the task on a lane, with its background locked.
+func (t *task) startLocked(lane *lane, due time.Duration) {
 	t.lane = lane
 	t.due = due
 	heap.Push(&lane.due, t)
 	if t.index == 0 {
-		lane.rouse()
+		lane.wakeUp()
 	}
 }
 
-// hasten makes the task due earlier, with its background locked.
-func (t *task) hasten(due time.Duration) {
-	if t.index < 0 || t.due <= due {
-		return
+// hastenLocked makes the task due earlier, with its background locked.
+func (t *task) hastenLocked(due time.Duration) {
+	if t.index >= 0 && due < t.due {
+		t.setDueLocked(due)
 	}
+}
+
+// setDueLocked changes when a task on a lane is due, with its background locked.
+func (t *task) setDueLocked(due time.Duration) {
 	t.due = due
 	heap.Fix(&t.lane.due, int(t.index))
 	if t.index == 0 {
-		t.lane.rouse()
+		t.lane.wakeUp()
 	}
 }
 
-// stop takes the task off its lane, with its background locked, and reports whether it was
+// stopLocked takes the task off its lane, with its background locked, and reports whether it was
 // there.
-func (t *task) stop() bool {
+func (t *task) stopLocked() bool {
 	if t.index < 0 {
 		return false
 	}
 	heap.Remove(&t.lane.due, int(t.index))
 	if len(t.lane.due) == 0 {
-		t.lane.rouse() // to end
+		t.lane.wakeUp() // to end
 	}
 	return true
 }
@@ -131,8 +135,8 @@ func (s *server) laneKey(key string, confirmed bool) laneKey {
 	return laneKey{node: s.node(key), confirmed: confirmed}
 }
 
-// openLane returns the lane of that key, with mu held.
-func (b *background) openLane(key laneKey) *lane {
+// openLaneLocked returns the lane of that key, with mu held.
+func (b *background) openLaneLocked(key laneKey) *lane {
 	if l := b.lanes[key]; l != nil {
 		return l
 	}
@@ -145,7 +149,7 @@ func (b *background) openLane(key laneKey) *lane {
 	return l
 }
 
-func (l *lane) rouse() {
+func (l *lane) wakeUp() {
 	select {
 	case l.wake <- struct{}{}:
 	default: // there is a token, which stands for this news too
@@ -223,7 +227,7 @@ func (l *lane) send(batch []*task) {
 	l.mu.Lock()
 	defer l.unlock()
 	l.busy--
-	l.rouse()
+	l.wakeUp()
 }
 
 // begin begins attempts of those tasks that have anything to run.
@@ -247,12 +251,8 @@ func (a attempt) end(r result) {
 	a.lane.mu.Lock()
 	defer a.lane.unlock()
 	if a.index >= 0 { // not stopped meanwhile
-		if due, ok := a.job.next(a.call, r.err); ok {
-			a.due = due
-			heap.Fix(&a.lane.due, int(a.index))
-			if a.index == 0 {
-				a.lane.rouse()
-			}
+		if due, ok := a.job.nextLocked(a.call, r.err); ok {
+			a.setDueLocked(due)
 		}
 	}
 	a.underWay--

@@ -24,10 +24,9 @@ var (
 	queueLeaveScript   = loadScript("queue", "queue_leave")
 	queueReleaseScript = loadScript("queue", "queue_release")
 
-	quorumObtainScript  = loadScript("token", "quorum_obtain")
-	quorumUndoScript    = loadScript("quorum_undo")
-	quorumRefreshScript = loadScript("quorum_refresh")
-	quorumHealScript    = loadScript("quorum_heal")
+	quorumObtainScript = loadScript("token", "quorum_obtain")
+	quorumUndoScript   = loadScript("quorum_undo")
+	quorumHealScript   = loadScript("quorum_heal")
 )
 
 // loadScript makes one script of the named files.

@@ -119,7 +119,7 @@ func (c *singleClaim) laneKey() laneKey { return c.server().laneKey(c.Key(), c.m
 func (c *singleClaim) everywhere() bool { return true }
 
 func (c *singleClaim) refreshCall(ttl time.Duration, shorten bool) call {
-	return c.setting(ttl, refreshScript, c.keys, c.refreshArgs(shorten, c.value, ttl.Milliseconds())...)
+	return c.setting(ttl, refreshScript, c.keys, c.refreshArgs(shorten, ttl)...)
 }
 
 // setting is a call that sets the lock's TTL, to be confirmed by as many replicas as its holder
@@ -183,12 +183,6 @@ func (c *singleClaim) releasing() call {
 		return call{script: queueReleaseScript, keys: c.waiter.keys[:3], args: []any{c.value}}
 	}
 	return call{script: releaseScript, keys: c.keys, args: []any{c.value}}
-}
-
-func (c *singleClaim) forget() {
-	if c.waiter != nil {
-		c.waiter.forget()
-	}
 }
 
 func (c *singleClaim) abandon(time.Duration) { c.releaseOrphan() }

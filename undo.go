@@ -61,20 +61,20 @@ func newUndo(of undoKind, call call, repeat bool) *undo {
 	return u
 }
 
-// undo starts an undo for a lock's key, and returns what start does.
+// undo starts an undo for a lock's key, and returns what startLocked does.
 func (s *server) undo(key string, u *undo) (tried <-chan struct{}) {
 	laneKey := s.laneKey(key, false)
 	b := lockBackground(s)
 	defer b.unlock()
-	return u.start(b.openLane(laneKey), maxUndos[u.of])
+	return u.startLocked(b.openLaneLocked(laneKey), maxUndos[u.of])
 }
 
-// start starts the undo on a lane, with its background locked, unless there are that many of its
+// startLocked starts the undo on a lane, with its background locked, unless there are that many of its
 // kind. The channel that it returns is closed after the first attempt.
-func (u *undo) start(lane *lane, most int) (tried <-chan struct{}) {
+func (u *undo) startLocked(lane *lane, most int) (tried <-chan struct{}) {
 	if lane.undos[u.of] < most {
 		lane.undos[u.of]++
-		u.task.start(lane, atOnce)
+		u.task.startLocked(lane, atOnce)
 	} else {
 		close(u.tried)
 	}
@@ -86,7 +86,7 @@ func (u *undo) begin() (call, bool) {
 	defer u.lane.unlock()
 	now := sinceEpoch()
 	if now >= u.until+maxPatience*undoPatience { // the last attempts are neither answered nor given up
-		u.finish()
+		u.finishLocked()
 		return call{}, false
 	}
 	u.call.sent = now
@@ -106,16 +106,16 @@ func (u *undo) end(call call, _ int64, err error) {
 	}
 	final := err != nil && refused(err) || errors.Is(err, redis.ErrClosed)
 	if final || call.sent >= u.until {
-		u.finish()
+		u.finishLocked()
 	}
 	if !isClosed(u.tried) {
 		close(u.tried)
 	}
 }
 
-// finish ends the task, with its background locked.
-func (u *undo) finish() {
-	if u.stop() {
+// finishLocked ends the task, with its background locked.
+func (u *undo) finishLocked() {
+	if u.stopLocked() {
 		u.lane.undos[u.of]--
 	}
 	if !isClosed(u.tried) {
@@ -123,7 +123,7 @@ func (u *undo) finish() {
 	}
 }
 
-func (u *undo) next(call, error) (due time.Duration, ok bool) {
+func (u *undo) nextLocked(call, error) (due time.Duration, ok bool) {
 	due = min(sinceEpoch()+u.wait, u.until)
 	u.wait = min(2*u.wait, time.Second)
 	return due, true

@@ -85,7 +85,7 @@ func TestUndo_lastAttempt(t *testing.T) {
 		t.Run(name+", leave", func(t *testing.T) {
 			check(t, func(lock *singleClaim) {
 				w := newWaiter(lock, time.Second, &Options{})
-				w.noteStray(0, errors.New("not answered"))
+				w.noteStrayLocked(0, errors.New("not answered"))
 				w.leave()
 			})
 		})

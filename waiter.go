@@ -38,9 +38,9 @@ type waiter struct {
 	since  time.Duration // since epoch: when it first asked
 	grants chan grant    // holds one
 
-	*background         // set before the first ask, and locked for what follows
-	id           string // of this call, in all processes
-	inbox        *inbox // nil if no message can come
+	*background                // set before the first ask, and locked for what follows
+	id           string        // of this call, in all processes
+	subscription *subscription // nil if no message can come
 	state        waiterState
 	asked        chan struct{} // closed once no ask is under way; nil: nobody waits for that
 	holderEnds   time.Duration // since epoch: when the TTL of the lock's holder will be over
@@ -81,12 +81,12 @@ func newWaiter(lock *singleClaim, ttl time.Duration, opt *Options) *waiter {
 	return w
 }
 
-// wait takes in a reply that says to wait, with its background locked.
-func (w *waiter) wait(sent time.Duration, reply int64) {
+// waitLocked takes in a reply that says to wait, with its background locked.
+func (w *waiter) waitLocked(sent time.Duration, reply int64) {
 	if reply <= -unheard {
 		reply += unheard
-		if w.inbox != nil {
-			w.inbox.mishear(sent)
+		if w.subscription != nil {
+			w.subscription.noteUnheardLocked(sent)
 		}
 	}
 	w.holderEnds = sinceEpoch() + time.Duration(-reply)*time.Millisecond + time.Millisecond
@@ -99,8 +99,8 @@ func (w *waiter) listen() {
 	w.background = lockBackground(w.lock.server())
 	defer w.unlock()
 	w.background.asking++
-	if inbox := w.inboxes[w.lock.server().inboxKey(w.lock.Key())]; inbox != nil && inbox.confirmed {
-		inbox.add(w)
+	if subscription := w.subscriptions[w.lock.server().subscriptionKey(w.lock.Key())]; subscription != nil && subscription.confirmed {
+		subscription.addLocked(w)
 	}
 }
 
@@ -109,20 +109,20 @@ func (w *waiter) enqueue() {
 	key := w.lock.server().laneKey(w.lock.Key(), false)
 	w.mu.Lock()
 	defer w.unlock()
-	listened := w.inbox != nil
+	listened := w.subscription != nil
 	if !listened {
-		openInbox(w)
+		subscribeLocked(w)
 	}
-	w.become(queued)
-	due := w.nextAsk()
-	if !listened && w.canBeTold() {
+	w.becomeLocked(queued)
+	due := w.nextAskLocked()
+	if !listened && w.canBeToldLocked() {
 		due = atOnce // meanwhile the subscription was confirmed
 	}
-	w.start(w.openLane(key), due)
+	w.startLocked(w.openLaneLocked(key), due)
 }
 
-// become changes the waiter's state, with its background locked.
-func (w *waiter) become(state waiterState) {
+// becomeLocked changes the waiter's state, with its background locked.
+func (w *waiter) becomeLocked(state waiterState) {
 	switch w.state {
 	case asking:
 		w.background.asking--
@@ -135,15 +135,15 @@ func (w *waiter) become(state waiterState) {
 		w.background.queued++
 		return
 	case served:
-		if w.inbox != nil {
-			w.inbox.serve(w)
+		if w.subscription != nil {
+			w.subscription.serveLocked(w)
 		}
 	case done:
-		if w.inbox != nil {
-			w.inbox.remove(w)
+		if w.subscription != nil {
+			w.subscription.removeLocked(w)
 		}
 	}
-	w.stop()
+	w.stopLocked()
 }
 
 // giveUp ends the waiting. The channel that it returns is closed once no ask is under way; it is
@@ -151,7 +151,7 @@ func (w *waiter) become(state waiterState) {
 func (w *waiter) giveUp() (asked <-chan struct{}) {
 	w.mu.Lock()
 	defer w.unlock()
-	w.become(done)
+	w.becomeLocked(done)
 	if w.underWay == 0 {
 		return nil
 	}
@@ -166,52 +166,52 @@ func (w *waiter) leave() (tried <-chan struct{}) {
 	// If this is another than the waiter's, that has closed, and nobody else knows the waiter.
 	b := lockBackground(w.lock.server())
 	defer b.unlock()
-	return w.leaveBy(b.openLane(key))
+	return w.leaveLocked(b.openLaneLocked(key))
 }
 
-// leaveBy leaves, with the background of the lane locked. From now on each ask that ends is followed
+// leaveLocked leaves, with the background of the lane locked. From now on each ask that ends is followed
 // by another leave. It is repeated if an ask that has ended may yet come into effect.
-func (w *waiter) leaveBy(lane *lane) (tried <-chan struct{}) {
+func (w *waiter) leaveLocked(lane *lane) (tried <-chan struct{}) {
 	w.asked = nil
 	most := maxUndos[leave]
 	if w.lane != nil {
 		most = math.MaxInt // it was queued, and others would wait for it
 	}
 	call := leaving(w.keys[:3], w.lock.value, w.id, w.lock.unique)
-	return newUndo(leave, call, w.strayUntil != 0).start(lane, most)
+	return newUndo(leave, call, w.strayUntil != 0).startLocked(lane, most)
 }
 
-// canBeTold reports whether a message can reach the waiter, with its background locked.
-func (w *waiter) canBeTold() bool {
-	return w.inbox != nil && w.inbox.confirmed
+// canBeToldLocked reports whether a message can reach the waiter, with its background locked.
+func (w *waiter) canBeToldLocked() bool {
+	return w.subscription != nil && w.subscription.confirmed
 }
 
-// askEvery is the time between two asks, with its background locked.
-func (w *waiter) askEvery() time.Duration {
+// askEveryLocked is the time between two asks, with its background locked.
+func (w *waiter) askEveryLocked() time.Duration {
 	every := pollInterval
-	if w.canBeTold() {
+	if w.canBeToldLocked() {
 		every = askInterval
 	}
 	return max(every, time.Duration(w.background.queued)*askGap)
 }
 
-// nextAsk is when to ask again, with its background locked.
-func (w *waiter) nextAsk() time.Duration {
+// nextAskLocked is when to ask again, with its background locked.
+func (w *waiter) nextAskLocked() time.Duration {
 	now := sinceEpoch()
-	due := now + early(w.askEvery())
+	due := now + early(w.askEveryLocked())
 	if w.holderEnds < due {
 		due = max(w.holderEnds, now+max(leastWait, time.Duration(w.background.queued)*askGap))
 	}
 	return due
 }
 
-// askCall is the next ask, with its background locked.
-func (w *waiter) askCall() call {
+// askCallLocked is the next ask, with its background locked.
+func (w *waiter) askCallLocked() call {
 	var channel string
-	if w.canBeTold() {
-		channel = w.inbox.channel
+	if w.canBeToldLocked() {
+		channel = w.subscription.channel
 	}
-	alive := max(3*w.askEvery(), time.Second)
+	alive := max(3*w.askEveryLocked(), time.Second)
 	now := sinceEpoch()
 	waited := now - w.since
 	if w.state == asking {
@@ -232,19 +232,19 @@ func (w *waiter) begin() (call, bool) {
 	w.mu.Lock()
 	defer w.unlock()
 	if w.state != queued {
-		w.noteAsked()
+		w.noteAskedLocked()
 		return call{}, false
 	}
-	return w.askCall(), true
+	return w.askCallLocked(), true
 }
 
 func (w *waiter) end(call call, reply int64, err error) {
 	w.mu.Lock()
 	defer w.unlock()
-	w.noteStray(call.sent, err)
+	w.noteStrayLocked(call.sent, err)
 	switch {
 	case w.state == queued:
-		w.answered(call.sent, reply, err)
+		w.answeredLocked(call.sent, reply, err)
 	case w.state == served:
 		// It may come after a release that is under way: then that is the time to look.
 		// Not while the holder has the lock: there is no place to be had then, and nothing
@@ -253,26 +253,26 @@ func (w *waiter) end(call call, reply int64, err error) {
 			w.strayUntil = sinceEpoch() + undoGrace
 		}
 	case w.asked != nil:
-		w.noteAsked()
+		w.noteAskedLocked()
 	default:
 		// It was under way when the waiting ended, and may have queued the waiter, or taken
 		// the lock, once more.
-		w.leaveBy(w.lane)
+		w.leaveLocked(w.lane)
 	}
 }
 
-// noteAsked tells who waits for that if this was the last ask under way, with its background locked.
-func (w *waiter) noteAsked() {
+// noteAskedLocked tells who waits for that if this was the last ask under way, with its background locked.
+func (w *waiter) noteAskedLocked() {
 	if w.asked != nil && w.underWay == 1 {
 		close(w.asked)
 		w.asked = nil
 	}
 }
 
-// noteStray notes, with its background locked, that an ask may yet come if it was not answered, or
+// noteStrayLocked notes, with its background locked, that an ask may yet come if it was not answered, or
 // late. That may be when the lock has been obtained by another, and released: it would be taken
 // for nobody.
-func (w *waiter) noteStray(sent time.Duration, err error) {
+func (w *waiter) noteStrayLocked(sent time.Duration, err error) {
 	now := sinceEpoch()
 	switch {
 	case err != nil && !refused(err) || now-sent >= slowReply:
@@ -282,15 +282,15 @@ func (w *waiter) noteStray(sent time.Duration, err error) {
 	}
 }
 
-// answered takes in how an ask of a queued waiter ended, with its background locked.
-func (w *waiter) answered(sent time.Duration, reply int64, err error) {
+// answeredLocked takes in how an ask of a queued waiter ended, with its background locked.
+func (w *waiter) answeredLocked(sent time.Duration, reply int64, err error) {
 	now := sinceEpoch()
 	switch {
 	case err == nil && reply > 0:
 		w.tell(grant{sent: sent, fence: reply})
 	case err == nil:
 		w.failingSince, w.retry = 0, 0
-		w.wait(sent, reply)
+		w.waitLocked(sent, reply)
 	case refused(err) || errors.Is(err, redis.ErrClosed):
 		w.tell(grant{err: err})
 	case w.failingSince == 0:
@@ -308,15 +308,15 @@ func (w *waiter) tell(grant grant) {
 	}
 }
 
-func (w *waiter) next(call call, err error) (due time.Duration, ok bool) {
+func (w *waiter) nextLocked(call call, err error) (due time.Duration, ok bool) {
 	if err != nil {
 		w.retry = min(max(2*w.retry, 20*time.Millisecond), askInterval)
 		return sinceEpoch() + w.retry/2 + rand.N(w.retry), true
 	}
-	if w.canBeTold() && call.sent < w.inbox.since {
+	if w.canBeToldLocked() && call.sent < w.subscription.since {
 		// It may have told the server that no message can reach this waiter, or a
 		// message may have been lost after it.
 		return atOnce, true
 	}
-	return w.nextAsk(), true
+	return w.nextAskLocked(), true
 }

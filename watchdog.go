@@ -38,8 +38,8 @@ type Watchdog interface {
 type TickWatchdog struct {
 	interval time.Duration
 
-	mu      sync.Mutex
-	ticking map[*ticking]struct{} // guarded by mu
+	mu         sync.Mutex
+	refreshers map[*refresher]struct{} // guarded by mu
 }
 
 // NewTickWatchdog returns a watchdog that refreshes each of its locks at the given
@@ -61,9 +61,9 @@ func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration)
 		lock.log().Error("redislock: lock is not refreshed", "keys", lock.keys, "error", err)
 		return
 	}
-	t := newTicking(w, lock, ttl)
+	t := newRefresher(w, lock, ttl)
 	t.removed = make(chan struct{})
-	t.begins()
+	t.schedule()
 	defer t.remove()
 	select {
 	case <-ctx.Done():
@@ -85,18 +85,18 @@ func (w *TickWatchdog) Stop() {
 	}
 }
 
-func (w *TickWatchdog) all() []*ticking {
+func (w *TickWatchdog) all() []*refresher {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := make([]*ticking, 0, len(w.ticking))
-	for t := range w.ticking {
+	all := make([]*refresher, 0, len(w.refreshers))
+	for t := range w.refreshers {
 		all = append(all, t)
 	}
 	return all
 }
 
-// ticking is a lock that a TickWatchdog refreshes.
-type ticking struct {
+// refresher is a lock that a TickWatchdog refreshes.
+type refresher struct {
 	task
 	lock     *Lock
 	watchdog *TickWatchdog
@@ -110,18 +110,18 @@ type ticking struct {
 	retry time.Duration // the last wait after one that failed
 }
 
-func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
+func newRefresher(w *TickWatchdog, lock *Lock, ttl time.Duration) *refresher {
 	interval := w.interval
 	if interval <= 0 || interval >= validity(ttl) {
 		interval = ttl / 3
 	}
-	t := &ticking{lock: lock, watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
+	t := &refresher{lock: lock, watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
 	t.task = newTask(t, interval, ttl/maxPatience)
 	return t
 }
 
-// begins begins the refreshing, unless the lock has ended already.
-func (t *ticking) begins() {
+// schedule begins the refreshing, unless the lock has ended already.
+func (t *refresher) schedule() {
 	wait := early(t.interval)
 	if left := t.lock.lease.remaining(); left < wait {
 		wait = left / 2 // obtained for a shorter time
@@ -134,18 +134,18 @@ func (t *ticking) begins() {
 		return
 	}
 	stats.watchdog.Add(1)
-	if w.ticking == nil {
-		w.ticking = make(map[*ticking]struct{})
+	if w.refreshers == nil {
+		w.refreshers = make(map[*refresher]struct{})
 	}
-	w.ticking[t] = struct{}{}
+	w.refreshers[t] = struct{}{}
 	b := lockBackground(t.lock.servers)
 	defer b.unlock()
 	t.sent = sinceEpoch()
-	t.task.start(b.openLane(key), t.sent+wait)
+	t.task.startLocked(b.openLaneLocked(key), t.sent+wait)
 }
 
 // remove ends the refreshing, or sees to it that it does not start.
-func (t *ticking) remove() {
+func (t *refresher) remove() {
 	w := t.watchdog
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -156,16 +156,16 @@ func (t *ticking) remove() {
 	if t.removed != nil {
 		close(t.removed)
 	}
-	if _, started := w.ticking[t]; started {
-		delete(w.ticking, t)
+	if _, started := w.refreshers[t]; started {
+		delete(w.refreshers, t)
 		stats.watchdogDone.Add(1)
 		t.lane.mu.Lock()
 		defer t.lane.unlock()
-		t.task.stop()
+		t.task.stopLocked()
 	}
 }
 
-func (t *ticking) begin() (call, bool) {
+func (t *refresher) begin() (call, bool) {
 	sent, ok := t.lock.lease.beginRefresh(t.ttl)
 	if !ok {
 		t.remove()
@@ -177,7 +177,7 @@ func (t *ticking) begin() (call, bool) {
 	return call, true
 }
 
-func (t *ticking) end(call call, reply int64, err error) {
+func (t *refresher) end(call call, reply int64, err error) {
 	err = t.lock.extended(call.sent, t.ttl, reply == 1, err)
 	stats.refresh.count(err, false)
 	if err != nil && err != ErrNotObtained {
@@ -186,7 +186,7 @@ func (t *ticking) end(call call, reply int64, err error) {
 	}
 }
 
-func (t *ticking) next(call call, err error) (due time.Duration, ok bool) {
+func (t *refresher) nextLocked(call call, err error) (due time.Duration, ok bool) {
 	switch {
 	case call.sent < t.sent:
 		return 0, false // overtaken by one that succeeded
@@ -219,7 +219,7 @@ func (l *Lock) keepBy(watchdog Watchdog, ttl time.Duration) {
 	case nil:
 	case *TickWatchdog:
 		if w != nil {
-			l.keeper = newTicking(w, l, ttl)
+			l.keeper = newRefresher(w, l, ttl)
 		}
 	default:
 		l.keeper = &customKeeper{watchdog: w, lock: l, ttl: ttl}
@@ -227,8 +227,8 @@ func (l *Lock) keepBy(watchdog Watchdog, ttl time.Duration) {
 }
 
 // start is the keeper's.
-func (t *ticking) start(context.Context) {
-	t.begins()
+func (t *refresher) start(context.Context) {
+	t.schedule()
 	t.lock.ended() // a lock that cannot be refreshed has to end without anybody's asking
 }
 
@@ -240,7 +240,7 @@ func (t *ticking) start(context.Context) {
 // ended none begins any more; one that is under way is waited for, so that it is not
 // mistaken for a refusal, but not for long: its connection may be dead, and the
 // release may have another that is not.
-func (t *ticking) stop(ctx context.Context) {
+func (t *refresher) stop(ctx context.Context) {
 	t.remove()
 	ctx, cancel := context.WithTimeout(ctx, refreshGrace)
 	defer cancel()

@@ -37,7 +37,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "refresh does not compare the value", file: "lua/refresh.lua",
-		old: "if redis.call('get', key) ~= ARGV[1] then", new: "if false then",
+		old: "elseif value ~= ARGV[1] then", new: "elseif false then",
 		tests: "Refresh", simulated: true,
 	},
 	{
@@ -68,7 +68,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "Done closes late by a TTL", file: "lease.go",
-		old: "time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)", new: "time.AfterFunc(l.lease.validUntil-sinceEpoch()+time.Second, l.ring)",
+		old: "time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.onAlarm)", new: "time.AfterFunc(l.lease.validUntil-sinceEpoch()+time.Second, l.onAlarm)",
 		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
@@ -88,12 +88,12 @@ var mutants = []mutant{
 	},
 	{
 		name: "fencing token is not increased", file: "lua/obtain_multi.lua",
-		old: "redis.call('incrby', KEYS[#KEYS], new)", new: "redis.call('incrby', KEYS[#KEYS], 0)",
+		old: "fence(KEYS[#KEYS], new)", new: "fence(KEYS[#KEYS], 0)",
 		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
 		name: "fencing token is not increased in a queue", file: "lua/queue_ask.lua",
-		old: "redis.call('incrby', KEYS[4], new)", new: "redis.call('incrby', KEYS[4], 0)",
+		old: "fence(KEYS[4], new)", new: "fence(KEYS[4], 0)",
 		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
@@ -113,7 +113,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "orphans of custom tokens are released", file: "single.go",
-		old: "	if !c.unique {\n		return already", new: "	if false {\n		return already",
+		old: "	if !c.unique {\n		close", new: "	if false {\n		close",
 		tests: "customTokenIsLeftAlone", simulated: true,
 	},
 	{
@@ -143,16 +143,16 @@ var mutants = []mutant{
 	},
 	{
 		name: "a late ask shortens the TTL", file: "lua/queue_ask.lua",
-		old: "if waited > 0 or ARGV[3] == '' then", new: "if false then",
+		old: "if waited > 0 or generated then", new: "if false then",
 		tests: "FairQueue_lateAsk", simulated: true,
 	},
 	{
 		name: "asks of those that have left are not undone", file: "waiter.go",
-		old: "		w.leaveBy(w.lane)\n", new: "",
+		old: "		w.leaveLocked(w.lane)\n", new: "",
 		simulated: true,
 	},
 	{
-		name: "a subscription is never checked", file: "inbox.go",
+		name: "a subscription is never checked", file: "subscription.go",
 		old: "if !heard.Load() {", new: "if false {",
 		simulated: true,
 	},

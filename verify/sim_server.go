@@ -50,7 +50,7 @@ var scriptNames = sync.OnceValue(func() map[string]string {
 	for _, files := range [][]string{
 		{"token", "obtain"}, {"token", "fence", "obtain_multi"}, {"refresh"}, {"release"},
 		{"token", "fence", "queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
-		{"token", "quorum_obtain"}, {"quorum_undo"}, {"quorum_refresh"}, {"quorum_heal"},
+		{"token", "quorum_obtain"}, {"quorum_undo"}, {"quorum_heal"},
 	} {
 		var script strings.Builder
 		for _, file := range files {

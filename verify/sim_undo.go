@@ -21,7 +21,7 @@ func (s *simServer) counts(script simScript, run func()) {
 	switch script.name {
 	case "quorum_obtain":
 		s.countsObtained(script, run)
-	case "quorum_refresh":
+	case "refresh":
 		value, keys := script.args[0], locksOf(script, 2)
 		held := s.haveAll(keys, value)
 		run()

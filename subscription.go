@@ -14,52 +14,52 @@ import (
 )
 
 const (
-	// inboxIdle is how long a subscription stays after the last waiter has left it.
-	inboxIdle = 3 * time.Second
-	// inboxCheck is how often it is found out whether the connection is alive, and how
+	// subscriptionIdle is how long a subscription stays after the last waiter has left it.
+	subscriptionIdle = 3 * time.Second
+	// subscriptionCheck is how often it is found out whether the connection is alive, and how
 	// long an answer may take.
-	inboxCheck = 3 * time.Second
-	// inboxRetry is the time between attempts to connect anew.
-	inboxRetry = 100 * time.Millisecond
-	// inboxRefused is that time if the server would not have the subscription.
-	inboxRefused = 10 * time.Second
+	subscriptionCheck = 3 * time.Second
+	// subscriptionRetry is the time between attempts to connect anew.
+	subscriptionRetry = 100 * time.Millisecond
+	// subscriptionRefused is that time if the server would not have the subscription.
+	subscriptionRefused = 10 * time.Second
 )
 
-// An inbox is a subscription by which waiters are told that the lock is theirs. A client
+// An subscription is a subscription by which waiters are told that the lock is theirs. A client
 // of one server has one for all its waiters; where keys are spread over nodes, a message
 // is published on the node of the lock's key, and there is one for each key.
-type inbox struct {
+type subscription struct {
 	*background
 	key     string // "" if it serves all keys
 	server  *server
 	channel string // after a letter that queue.lua knows the kind by
 
 	// Guarded by the background's mutex.
-	waiters   map[string]*waiter
-	holders   map[string]*waiter // those that have their locks: a message may come twice
-	sweepAt   int                // how many holders there are when those are forgotten whose locks have expired
-	confirmed bool               // whether the subscription has been
-	since     time.Duration      // since epoch: when it was last confirmed
-	misheard  int                // how often, since a message came
-	pubsub    *redis.PubSub
-	renew     func() // has the subscription replaced by another
-	idle      *time.Timer
-	closed    chan struct{}
+	waiters      map[string]*waiter
+	holders      map[string]*waiter // those that have their locks: a message may come twice
+	sweepAt      int                // how many holders there are when those are forgotten whose locks have expired
+	confirmed    bool               // whether the subscription has been
+	since        time.Duration      // since epoch: when it was last confirmed
+	unheardTimes int                // how often, since a message came
+	pubsub       *redis.PubSub
+	renew        func() // has the subscription replaced by another
+	idle         *time.Timer
+	closed       chan struct{}
 }
 
-func (s *server) inboxKey(lock string) string {
+func (s *server) subscriptionKey(lock string) string {
 	if s.sharded() {
 		return lock
 	}
 	return ""
 }
 
-// openInbox gives the waiter an inbox, with its background locked. It has none if its client
+// subscribeLocked gives the waiter an subscription, with its background locked. It has none if its client
 // cannot subscribe.
-func openInbox(w *waiter) {
-	key := w.lock.server().inboxKey(w.lock.Key())
-	b := w.inboxes[key]
-	if b == nil {
+func subscribeLocked(w *waiter) {
+	key := w.lock.server().subscriptionKey(w.lock.Key())
+	s := w.subscriptions[key]
+	if s == nil {
 		subscribe, sharded := w.lock.server().subscribing()
 		if subscribe == nil {
 			return
@@ -73,7 +73,7 @@ func openInbox(w *waiter) {
 			prefix, _ = queuePrefix(key)
 			prefix += ":redislock:"
 		}
-		b = &inbox{
+		s = &subscription{
 			background: w.background,
 			key:        key,
 			server:     w.lock.server(),
@@ -82,120 +82,120 @@ func openInbox(w *waiter) {
 			holders:    make(map[string]*waiter),
 			closed:     make(chan struct{}),
 		}
-		b.idle = time.AfterFunc(inboxIdle, b.closeIfIdle)
-		if w.inboxes == nil {
-			w.inboxes = make(map[string]*inbox)
+		s.idle = time.AfterFunc(subscriptionIdle, s.closeIfIdle)
+		if w.subscriptions == nil {
+			w.subscriptions = make(map[string]*subscription)
 		}
-		w.inboxes[key] = b
-		go b.run(subscribe)
+		w.subscriptions[key] = s
+		go s.run(subscribe)
 	}
-	b.add(w)
+	s.addLocked(w)
 }
 
-// add lets a waiter use the inbox, with its background locked.
-func (b *inbox) add(w *waiter) {
-	b.waiters[w.id] = w
-	w.inbox = b
-	b.idle.Stop()
+// addLocked lets a waiter use the subscription, with its background locked.
+func (s *subscription) addLocked(w *waiter) {
+	s.waiters[w.id] = w
+	w.subscription = s
+	s.idle.Stop()
 }
 
-// serve notes that a waiter has the lock, with its background locked.
-func (b *inbox) serve(w *waiter) {
-	b.remove(w)
-	w.inbox = b
-	b.holders[w.id] = w
-	if len(b.holders) >= b.sweepAt {
-		maps.DeleteFunc(b.holders, func(_ string, w *waiter) bool { return w.lock.lease.remaining() < -undoGrace })
-		b.sweepAt = max(64, 2*len(b.holders))
-	}
-}
-
-// remove does away with a waiter, with its background locked.
-func (b *inbox) remove(w *waiter) {
-	delete(b.holders, w.id)
-	delete(b.waiters, w.id)
-	w.inbox = nil
-	if len(b.waiters) == 0 && !isClosed(b.closed) {
-		b.idle.Reset(inboxIdle)
+// serveLocked notes that a waiter has the lock, with its background locked.
+func (s *subscription) serveLocked(w *waiter) {
+	s.removeLocked(w)
+	w.subscription = s
+	s.holders[w.id] = w
+	if len(s.holders) >= s.sweepAt {
+		maps.DeleteFunc(s.holders, func(_ string, w *waiter) bool { return w.lock.lease.remaining() < -undoGrace })
+		s.sweepAt = max(64, 2*len(s.holders))
 	}
 }
 
-func (b *inbox) closeIfIdle() {
-	b.mu.Lock()
-	if len(b.waiters) > 0 {
-		b.unlock()
+// removeLocked does away with a waiter, with its background locked.
+func (s *subscription) removeLocked(w *waiter) {
+	delete(s.holders, w.id)
+	delete(s.waiters, w.id)
+	w.subscription = nil
+	if len(s.waiters) == 0 && !isClosed(s.closed) {
+		s.idle.Reset(subscriptionIdle)
+	}
+}
+
+func (s *subscription) closeIfIdle() {
+	s.mu.Lock()
+	if len(s.waiters) > 0 {
+		s.unlock()
 		return
 	}
-	pubsub := b.close()
-	b.unlock()
+	pubsub := s.closeLocked()
+	s.unlock()
 	if pubsub != nil {
 		_ = pubsub.Close()
 	}
 }
 
-// close makes the inbox unknown, with its background locked, and returns the subscription,
+// closeLocked makes the subscription unknown, with its background locked, and returns the subscription,
 // which is the caller's to close.
-func (b *inbox) close() *redis.PubSub {
-	if !isClosed(b.closed) {
-		close(b.closed)
+func (s *subscription) closeLocked() *redis.PubSub {
+	if !isClosed(s.closed) {
+		close(s.closed)
 	}
-	b.confirmed = false
-	b.idle.Stop()
-	if b.inboxes[b.key] == b {
-		delete(b.inboxes, b.key)
+	s.confirmed = false
+	s.idle.Stop()
+	if s.subscriptions[s.key] == s {
+		delete(s.subscriptions, s.key)
 	}
-	return b.pubsub
+	return s.pubsub
 }
 
 var errCannotSubscribe = errors.New("cannot subscribe")
 
-// run receives messages until the inbox is closed, or the Redis client is.
-func (b *inbox) run(subscribe subscribeFunc) {
+// run receives messages until the subscription is closed, or the Redis client is.
+func (s *subscription) run(subscribe subscribeFunc) {
 	ctx := context.Background()
-	for !isClosed(b.closed) {
-		pubsub, err := subscribe(ctx, b.channel[1:])
+	for !isClosed(s.closed) {
+		pubsub, err := subscribe(ctx, s.channel[1:])
 		if err == nil {
-			err = b.receive(pubsub)
+			err = s.receive(pubsub)
 		}
 		if errors.Is(err, errCannotSubscribe) || errors.Is(err, redis.ErrClosed) {
 			break
 		}
 		if err != nil {
 			select {
-			case <-b.closed:
-			case <-time.After(inboxRetry):
+			case <-s.closed:
+			case <-time.After(subscriptionRetry):
 			}
 		}
-		b.server.lookForNodes(ctx)
+		s.server.lookForNodes(ctx)
 	}
 	// If the Redis client was closed the waiters will hear of it when they ask.
-	b.mu.Lock()
-	b.close()
-	b.unlock()
-	b.askAll()
+	s.mu.Lock()
+	s.closeLocked()
+	s.unlock()
+	s.askAll()
 }
 
 // receive receives messages until the subscription has to be replaced by another, or has
 // failed: then it returns why.
-func (b *inbox) receive(pubsub *redis.PubSub) error {
+func (s *subscription) receive(pubsub *redis.PubSub) error {
 	defer pubsub.Close()
 	var heard, dead atomic.Bool
 	renew := func() {
 		dead.Store(true)
 		_ = pubsub.Close()
 	}
-	b.mu.Lock()
-	b.pubsub, b.renew = pubsub, renew
-	b.confirmed = false
-	closed := isClosed(b.closed)
-	b.unlock()
+	s.mu.Lock()
+	s.pubsub, s.renew = pubsub, renew
+	s.confirmed = false
+	closed := isClosed(s.closed)
+	s.unlock()
 	if closed {
 		return nil
 	}
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
-		ticker := time.NewTicker(inboxCheck)
+		ticker := time.NewTicker(subscriptionCheck)
 		defer ticker.Stop()
 		for {
 			select {
@@ -222,7 +222,7 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 		case dead.Load():
 			return nil
 		case errors.Is(err, redis.ErrClosed):
-			if b.server.sharded() {
+			if s.server.sharded() {
 				return errNodeClosed // and perhaps not the client of all nodes
 			}
 			return err
@@ -231,13 +231,13 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 				return err
 			}
 			// The connection stays: it ends with its client, and that is noticed.
-			time.AfterFunc(inboxRefused, renew)
-		case err != nil && b.server.sharded():
+			time.AfterFunc(subscriptionRefused, renew)
+		case err != nil && s.server.sharded():
 			return err // the node may not be the one for the key any more
 		case err != nil:
 			// It reconnects when asked again.
 			if failures++; failures > 1 {
-				time.Sleep(inboxRetry)
+				time.Sleep(subscriptionRetry)
 			}
 			continue
 		}
@@ -248,30 +248,30 @@ func (b *inbox) receive(pubsub *redis.PubSub) error {
 			if message.Kind == "sunsubscribe" {
 				return nil // the slot was moved to another node
 			}
-			b.confirm()
+			s.confirm()
 		case *redis.Message:
-			b.deliver(message.Payload)
+			s.deliver(message.Payload)
 		}
 	}
 }
 
 var errNodeClosed = errors.New("the node's client was closed")
 
-// mishear notes that, after an ask, the server of the queue had nobody listening, with
+// noteUnheardLocked notes that, after an ask, the server of the queue had nobody listening, with
 // its background locked. The connection is broken, or it is one to another server: after a
 // failover it may be to a replica, which passes on messages that nobody counts.
-func (b *inbox) mishear(asked time.Duration) {
-	if !b.confirmed || asked < b.since {
+func (s *subscription) noteUnheardLocked(asked time.Duration) {
+	if !s.confirmed || asked < s.since {
 		return // that was before the subscription
 	}
-	b.confirmed = false
-	wait := min(inboxRetry<<min(b.misheard, 10), inboxRefused)
-	b.misheard++
-	renew := b.renew
+	s.confirmed = false
+	wait := min(subscriptionRetry<<min(s.unheardTimes, 10), subscriptionRefused)
+	s.unheardTimes++
+	renew := s.renew
 	time.AfterFunc(wait, func() {
-		b.mu.Lock()
-		confirmed := b.confirmed
-		b.unlock()
+		s.mu.Lock()
+		confirmed := s.confirmed
+		s.unlock()
 		if !confirmed {
 			renew()
 		}
@@ -280,45 +280,45 @@ func (b *inbox) mishear(asked time.Duration) {
 
 // confirm notes that messages arrive from now on. Those before are lost, if the
 // subscription was.
-func (b *inbox) confirm() {
-	b.mu.Lock()
-	b.confirmed = !isClosed(b.closed)
-	b.since = sinceEpoch()
-	b.unlock()
-	b.askAll()
+func (s *subscription) confirm() {
+	s.mu.Lock()
+	s.confirmed = !isClosed(s.closed)
+	s.since = sinceEpoch()
+	s.unlock()
+	s.askAll()
 }
 
 // askAll has all waiters ask, one after the other.
-func (b *inbox) askAll() {
-	b.mu.Lock()
-	defer b.unlock()
+func (s *subscription) askAll() {
+	s.mu.Lock()
+	defer s.unlock()
 	due := sinceEpoch()
-	for _, w := range b.waiters {
+	for _, w := range s.waiters {
 		// An ask that is under way will be followed by another. One that overtook it
 		// would be undone by it.
 		if w.underWay == 0 {
-			w.hasten(due)
+			w.hastenLocked(due)
 		}
 		due += askGap
 	}
 }
 
 // deliver wakes the waiter that a message is for.
-func (b *inbox) deliver(message string) {
+func (s *subscription) deliver(message string) {
 	h, ok := parseHandover(message)
 	if !ok || h.sent > sinceEpoch() {
 		return
 	}
-	b.mu.Lock()
-	_, known := b.holders[h.id]
-	if w := b.waiters[h.id]; w != nil && w.lock.text() == h.value && w.keys[0] == h.key {
+	s.mu.Lock()
+	_, known := s.holders[h.id]
+	if w := s.waiters[h.id]; w != nil && w.lock.text() == h.value && w.keys[0] == h.key {
 		known = true
 		w.tell(grant{sent: h.sent, told: true})
 	}
-	b.misheard = 0
-	b.unlock()
+	s.unheardTimes = 0
+	s.unlock()
 	if !known {
-		h.passOn(b.server)
+		h.passOn(s.server)
 	}
 }
 

@@ -125,8 +125,8 @@ func (s *pubsubServer) times() (times []time.Duration) {
 	return times
 }
 
-// testInbox runs a test of an inbox with one waiter, which is closed in the end.
-func testInbox(t *testing.T, test func(t *testing.T, s *pubsubServer, b *inbox, client *redis.Client)) {
+// testSubscription runs a test of an subscription with one waiter, which is closed in the end.
+func testSubscription(t *testing.T, test func(t *testing.T, s *pubsubServer, b *subscription, client *redis.Client)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &pubsubServer{start: time.Now()}
@@ -135,23 +135,23 @@ func testInbox(t *testing.T, test func(t *testing.T, s *pubsubServer, b *inbox, 
 		w := newWaiter(claimOn(client, nil), time.Minute, &Options{})
 		w.listen()
 		w.mu.Lock()
-		openInbox(w)
-		b := w.inbox
+		subscribeLocked(w)
+		b := w.subscription
 		w.unlock()
 		test(t, s, b, client)
 		if isClosed(b.closed) {
 			return
 		}
 		w.giveUp()
-		time.Sleep(inboxIdle)
+		time.Sleep(subscriptionIdle)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed), "nobody needs it")
 	})
 }
 
 // While all is well a subscription stays, and is looked at every other time.
-func TestInbox_calm(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+func TestSubscription_calm(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		assert.Equal(t, []time.Duration{0}, s.times())
 		time.Sleep(time.Minute)
 		assert.Empty(t, s.times())
@@ -160,15 +160,15 @@ func TestInbox_calm(t *testing.T) {
 }
 
 // A subscription that does not answer is replaced by another, on a connection of its own, and the
-// inbox goes on.
-func TestInbox_silence(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+// subscription goes on.
+func TestSubscription_silence(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		for range 3 {
 			require.Len(t, s.times(), 1)
 			s.become(func() { s.silent = true })
-			time.Sleep(3 * inboxCheck)
+			time.Sleep(3 * subscriptionCheck)
 			s.become(func() { s.silent = false })
-			time.Sleep(3 * inboxCheck)
+			time.Sleep(3 * subscriptionCheck)
 		}
 		require.False(t, isClosed(b.closed))
 		b.mu.Lock()
@@ -178,8 +178,8 @@ func TestInbox_silence(t *testing.T) {
 }
 
 // A connection that was cut is followed by another at once.
-func TestInbox_cut(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+func TestSubscription_cut(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		require.Len(t, s.times(), 1)
 		for range 3 {
 			time.Sleep(time.Second)
@@ -191,19 +191,19 @@ func TestInbox_cut(t *testing.T) {
 
 // A server that refuses the subscription is asked for it again now and then, on the same
 // connection's terms: not sooner, and for as long as somebody waits.
-func TestInbox_refused(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+func TestSubscription_refused(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		s.become(func() { s.refuse = "NOPERM this user has no permissions" })
 		s.become(s.cut)
 		require.NotEmpty(t, s.times())
 		for range 3 {
-			time.Sleep(inboxRefused - time.Millisecond)
+			time.Sleep(subscriptionRefused - time.Millisecond)
 			require.Empty(t, s.times())
 			time.Sleep(time.Millisecond)
 			require.Len(t, s.times(), 1)
 		}
 		s.become(func() { s.refuse = "" })
-		time.Sleep(inboxRefused)
+		time.Sleep(subscriptionRefused)
 		require.Len(t, s.times(), 1)
 		time.Sleep(time.Minute)
 		require.Empty(t, s.times())
@@ -211,19 +211,19 @@ func TestInbox_refused(t *testing.T) {
 }
 
 // A server that is not ready is asked again soon.
-func TestInbox_notReady(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+func TestSubscription_notReady(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		s.become(func() { s.refuse = "LOADING Redis is loading the dataset in memory" })
 		s.become(s.cut)
 		s.times()
 		time.Sleep(time.Second)
-		assert.InDelta(t, time.Second/inboxRetry, len(s.times()), 1)
+		assert.InDelta(t, time.Second/subscriptionRetry, len(s.times()), 1)
 	})
 }
 
-// Once the Redis client is closed the inbox is, too, and forgotten.
-func TestInbox_clientClosed(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, client *redis.Client) {
+// Once the Redis client is closed the subscription is, too, and forgotten.
+func TestSubscription_clientClosed(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, client *redis.Client) {
 		require.Len(t, s.times(), 1)
 		require.NoError(t, client.Close())
 		s.become(s.cut)
@@ -232,6 +232,6 @@ func TestInbox_clientClosed(t *testing.T) {
 		assert.True(t, isClosed(b.closed))
 		b.mu.Lock()
 		defer b.unlock()
-		assert.NotContains(t, b.inboxes, b.key)
+		assert.NotContains(t, b.subscriptions, b.key)
 	})
 }
