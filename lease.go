@@ -32,11 +32,6 @@ type lease struct {
 	validUntil time.Duration // since epoch
 	cause      error         // why the lease has ended; nil: it has not
 	extras     *extras       // nil until there are any
-
-	// Refreshes that are under way, and the shortest TTL among those that overlapped since
-	// there was none.
-	shortestTTL time.Duration
-	underWay    int32
 }
 
 // A straggler is a refresh that has ended, of which a command may yet come into effect: it was
@@ -62,6 +57,11 @@ type extras struct {
 	ctx    context.Context // canceled at the end; nil until somebody wants to be told of it
 	cancel context.CancelCauseFunc
 	alarm  *time.Timer // rings at validUntil
+
+	// Refreshes that are under way, and the shortest TTL among those that overlapped since
+	// there was none.
+	underWay    int
+	shortestTTL time.Duration
 
 	failure    error         // of refreshes, since one succeeded
 	idle       chan struct{} // closed once no refresh is under way; nil: nobody waits
@@ -104,13 +104,14 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 		l.validUntil = shorter
 		l.setAlarmLocked()
 	}
-	if l.underWay == 0 || ttl < l.shortestTTL {
-		l.shortestTTL = ttl
+	extras := l.addExtrasLocked()
+	if extras.underWay == 0 || ttl < extras.shortestTTL {
+		extras.shortestTTL = ttl
 	}
-	if l.extras != nil && l.extras.stragglers != nil {
-		l.shortestTTL = min(l.shortestTTL, l.extras.stragglers.shortestTTL(sent))
+	if extras.stragglers != nil {
+		extras.shortestTTL = min(extras.shortestTTL, extras.stragglers.shortestTTL(sent))
 	}
-	l.underWay++
+	extras.underWay++
 	return sent, true
 }
 
@@ -125,22 +126,18 @@ func (l *lease) endRefresh(sent, ttl time.Duration, err error, everywhere bool) 
 	l.noteStragglerLocked(sent, ttl, err, everywhere)
 	if err == nil && l.cause == nil {
 		l.refreshed = max(l.refreshed, sent)
-		l.validUntil = max(l.validUntil, sent+validity(l.shortestTTL))
+		l.validUntil = max(l.validUntil, sent+validity(l.extras.shortestTTL))
 		l.setAlarmLocked()
-	}
-	l.underWay--
-	if err == nil && l.cause == nil {
 		_, expired = l.expireLocked()
 	}
-	if l.extras == nil {
-		return l.cause, expired
-	}
+	extras := l.extras
 	if l.refreshed <= sent {
-		l.extras.failure = err
+		extras.failure = err
 	}
-	if l.underWay == 0 && l.extras.idle != nil {
-		close(l.extras.idle)
-		l.extras.idle = nil
+	extras.underWay--
+	if extras.underWay == 0 && extras.idle != nil {
+		close(extras.idle)
+		extras.idle = nil
 	}
 	return l.cause, expired
 }
@@ -150,13 +147,12 @@ func (l *lease) noteStragglerLocked(sent, ttl time.Duration, err error, everywhe
 	now := sinceEpoch()
 	unanswered := err != nil && err != ErrNotObtained && !refused(err)
 	if unanswered || !everywhere || now-sent >= slowReply {
-		extras := l.addExtrasLocked()
-		if extras.stragglers == nil {
-			extras.stragglers = &stragglers{answered: math.MinInt64}
+		if l.extras.stragglers == nil {
+			l.extras.stragglers = &stragglers{answered: math.MinInt64}
 		}
-		extras.stragglers.all = append(extras.stragglers.all, straggler{ttl, now + undoGrace})
+		l.extras.stragglers.all = append(l.extras.stragglers.all, straggler{ttl, now + undoGrace})
 	}
-	if !unanswered && l.extras != nil && l.extras.stragglers != nil {
+	if !unanswered && l.extras.stragglers != nil {
 		l.extras.stragglers.answered = now
 	}
 }
@@ -185,11 +181,11 @@ func (l *lease) setAlarmLocked() {
 // awaitRefreshes waits until no refresh is under way, or ctx ends.
 func (l *lease) awaitRefreshes(ctx context.Context) {
 	l.mu.Lock()
-	if l.underWay == 0 {
+	extras := l.extras
+	if extras == nil || extras.underWay == 0 {
 		l.mu.Unlock()
 		return
 	}
-	extras := l.addExtrasLocked()
 	if extras.idle == nil {
 		extras.idle = make(chan struct{})
 	}

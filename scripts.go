@@ -65,10 +65,7 @@ func (c call) run(ctx context.Context, s *server) (int64, error) {
 		return c.runConfirmed(ctx, s)
 	}
 	reply, err := replyOf(c.script.Run(ctx, s.client, c.keys, c.args...))
-	if err != nil {
-		err = nameTags(c.keys, err)
-	}
-	return reply, err
+	return reply, nameTags(c.keys, err)
 }
 
 // A result is what a call came to.

@@ -73,21 +73,8 @@ func newServer(client RedisClient) *server {
 	return s
 }
 
-// commands is the client for plain commands; nil if it is not to be used for them.
-func (s *server) commands() commander {
-	if !s.own {
-		return nil
-	}
-	return s.client.(commander)
-}
-
-// pipelines is the client for pipelines; nil if it is not to be used for them.
-func (s *server) pipelines() pipeliner {
-	if !s.own {
-		return nil
-	}
-	return s.client.(pipeliner)
-}
+// pipelines is the client for pipelines, if it is one of go-redis' own.
+func (s *server) pipelines() pipeliner { return s.client.(pipeliner) }
 
 // identity returns what tells a Redis client from others, as a key of a map.
 func (s *server) identity() any {
@@ -206,7 +193,7 @@ func (s *server) checkTags(keys []string) error {
 // nameTags makes an error of a Redis Cluster about keys in different slots one that names
 // two of them.
 func nameTags(keys []string, err error) error {
-	if !redis.HasErrorPrefix(err, "CROSSSLOT") {
+	if err == nil || !redis.HasErrorPrefix(err, "CROSSSLOT") {
 		return err
 	}
 	if one, other, ok := differentTags(keys); ok {

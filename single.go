@@ -100,11 +100,8 @@ func (c *singleClaim) ask(ctx context.Context, ttl time.Duration, opt *Options, 
 // of what the script does. It is not the script's whole job: the key may have the token's
 // own value.
 func (c *singleClaim) set(ctx context.Context, ttl time.Duration) (held bool, err error) {
-	held, err = c.server().commands().SetNX(ctx, c.keys[0], c.value, ttl).Result()
-	if err != nil {
-		err = nameTags(c.keys, err)
-	}
-	return held, err
+	held, err = c.server().client.(commander).SetNX(ctx, c.keys[0], c.value, ttl).Result()
+	return held, nameTags(c.keys, err)
 }
 
 func (c *singleClaim) renew(ctx context.Context, ttl time.Duration) (held bool, err error) {
@@ -149,32 +146,24 @@ func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
 // have obtained the lock by then.
 func (c *singleClaim) delete(ctx context.Context) (held bool, _ error) {
 	if ctx.Done() == nil {
-		return c.deleteNow(ctx)
+		reply, err := c.releasing().run(ctx, c.server())
+		return reply == 1, err
 	}
-	type answer struct {
-		held bool
-		err  error
-	}
-	answers := make(chan answer, 1)
 	deleting := ctx
 	if c.unique {
 		deleting = context.WithoutCancel(ctx)
 	}
+	results := make(chan result, 1)
 	go func() {
-		held, err := c.deleteNow(deleting)
-		answers <- answer{held, err}
+		reply, err := c.releasing().run(deleting, c.server())
+		results <- result{reply, err}
 	}()
 	select {
-	case a := <-answers:
-		return a.held, a.err
+	case r := <-results:
+		return r.reply == 1, r.err
 	case <-ctx.Done():
 		return false, ctx.Err()
 	}
-}
-
-func (c *singleClaim) deleteNow(ctx context.Context) (held bool, _ error) {
-	reply, err := c.releasing().run(ctx, c.server())
-	return reply == 1, err
 }
 
 // releasing is the call that releases the lock.

@@ -63,7 +63,7 @@ func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration)
 	}
 	t := newRefresher(w, lock, ttl)
 	t.removed = make(chan struct{})
-	t.schedule()
+	t.start(ctx)
 	defer t.remove()
 	select {
 	case <-ctx.Done():
@@ -120,8 +120,9 @@ func newRefresher(w *TickWatchdog, lock *Lock, ttl time.Duration) *refresher {
 	return t
 }
 
-// schedule begins the refreshing, unless the lock has ended already.
-func (t *refresher) schedule() {
+// start begins the refreshing, unless the lock has ended already.
+func (t *refresher) start(context.Context) {
+	t.lock.ended() // a lock that cannot be refreshed has to end without anybody's asking
 	wait := early(t.interval)
 	if left := t.lock.lease.remaining(); left < wait {
 		wait = left / 2 // obtained for a shorter time
@@ -224,12 +225,6 @@ func (l *Lock) keepBy(watchdog Watchdog, ttl time.Duration) {
 	default:
 		l.keeper = &customKeeper{watchdog: w, lock: l, ttl: ttl}
 	}
-}
-
-// start is the keeper's.
-func (t *refresher) start(context.Context) {
-	t.schedule()
-	t.lock.ended() // a lock that cannot be refreshed has to end without anybody's asking
 }
 
 // stop is the keeper's.

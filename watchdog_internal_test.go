@@ -33,7 +33,7 @@ func TestRefresher_start(t *testing.T) {
 		} {
 			refresher := refresherOf(&answering{}, 10*time.Second, 2*time.Minute)
 			refresher.lock.lease.validUntil = sinceEpoch() + left
-			refresher.schedule()
+			refresher.start(t.Context())
 			assert.GreaterOrEqual(t, refresher.due-sinceEpoch(), want, "%v", left)
 			assert.LessOrEqual(t, refresher.due-sinceEpoch(), want*10/9, "%v", left)
 			refresher.remove()
@@ -46,7 +46,7 @@ func TestRefresher_next(t *testing.T) {
 		const ttl, interval = 100 * time.Second, 40 * time.Second
 		time.Sleep(time.Hour)
 		refresher := refresherOf(&answering{}, interval, ttl)
-		refresher.schedule()
+		refresher.start(t.Context())
 		defer refresher.remove()
 		failed := errors.New("failed")
 		for _, wait := range []time.Duration{2, 4, 8, 10, 10} {
@@ -74,7 +74,7 @@ func TestRefresher_endsBeforeItIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answering{}
 		refresher := refresherOf(server, time.Second, time.Minute)
-		refresher.schedule()
+		refresher.start(t.Context())
 		assert.Equal(t, 1, Tasks(server))
 		refresher.lock.lease.end(errReleased)
 		_, ok := refresher.begin()
@@ -93,7 +93,7 @@ func TestRefresher_overBeforeItStarts(t *testing.T) {
 		before := GetStats()
 		refresher := refresherOf(server, time.Second, time.Minute)
 		refresher.remove()
-		refresher.schedule()
+		refresher.start(t.Context())
 		refresher.remove()
 		assert.Zero(t, Tasks(server))
 		after := GetStats()
