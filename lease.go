@@ -279,6 +279,9 @@ func (l *Lock) lost(cause error) {
 	stats.lost.Add(1)
 	l.endHold(cause)
 	l.log().Error("redislock: lock lost", "keys", l.keys, "error", cause)
+	if l.claim != nil {
+		l.claim.forget()
+	}
 	if l.keeper != nil {
 		l.keeper.remove()
 	}

@@ -45,8 +45,10 @@ type claim interface {
 	laneKey() laneKey
 	// everywhere reports whether all servers have answered when a refresh has.
 	everywhere() bool
-	// release gives the lock back, and reports whether it was held.
+	// release gives the lock back, and reports whether it was held. It may outlast ctx.
 	release(ctx context.Context) (held bool, err error)
+	// forget is for a lock that was lost: what comes for it later is not its own any more.
+	forget()
 	// abandon gives back, in the background, a lock that its holder has lost but Redis has not.
 	abandon(ttl time.Duration)
 	// ttl returns for how many milliseconds the lock is still held, 0 or less if it is not.
@@ -249,11 +251,11 @@ func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 // late that the lock was released, and obtained anew by the same custom token, for longer: then
 // that is how long it stays.
 func (l *Lock) refreshArgs(shorten bool, ttl time.Duration) []any {
-	args := []any{l.value, ttl.Milliseconds(), len(l.keys)}
-	if shorten || l.unique {
-		return args
+	keepLonger := 0
+	if !shorten && !l.unique {
+		keepLonger = 1
 	}
-	return append(args, 0)
+	return []any{l.value, ttl.Milliseconds(), keepLonger}
 }
 
 // releaseTimeout bounds what is done for a caller whose context is over.
@@ -301,7 +303,7 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 	if l.claim == nil {
 		return false, errNoClient
 	}
-	held, err := l.claim.release(ctx)
+	held, err := l.delete(ctx)
 	if err != nil {
 		return endedBy(ctx, err)
 	}

@@ -185,7 +185,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 		// It was not this waiter's command, or one that made it wait, that set the key.
 		sent = sinceEpoch()
 		reply, err := lock.refreshCall(w.ttl, false).run(ctx, lock.server())
-		if err != nil || reply != 1 {
+		if err != nil || reply == 0 {
 			return false, err
 		}
 	}
@@ -217,22 +217,35 @@ func (w *waiter) released() {
 	}
 }
 
+// forget has the subscription not know the waiter any more, whose lock was lost.
+func (w *waiter) forget() {
+	w.mu.Lock()
+	defer w.unlock()
+	if w.subscription != nil {
+		w.subscription.removeLocked(w)
+	}
+}
+
 // quit takes a waiter whose waiting is over out of the queue. It waits until that is done, but
 // not for long, and not if an ask was lost.
 func (w *waiter) quit(lost bool) {
 	timer := time.NewTimer(leaveGrace)
 	defer timer.Stop()
-	if asked := w.giveUp(); asked != nil && !lost {
-		// What is under way may come after the leaving, and queue the waiter once more.
-		select {
-		case <-asked:
-		case <-timer.C:
-			lost = true
-		}
-	}
+	idle := w.giveUp(!lost)
 	left := w.leave()
 	if lost {
 		return
+	}
+	if idle != nil {
+		// What is under way may come after the leaving, and queue the waiter once more.
+		select {
+		case <-idle:
+		case <-timer.C:
+			w.waitNoMore()
+			w.leave()
+			return
+		}
+		left = w.leave()
 	}
 	select {
 	case <-left:

@@ -62,7 +62,7 @@ func TestParseHandover(t *testing.T) {
 	assert.Equal(t, handover{id: "process.7", sent: -time.Second, key: "a: {", value: "value 1"}, h)
 }
 
-// unusedSubscription returns an subscription without a subscription.
+// unusedSubscription returns a subscription without a subscription.
 func unusedSubscription() *subscription {
 	return &subscription{
 		background: &background{servers: newServer(nil), closed: true},
@@ -148,7 +148,7 @@ func TestWaiter_nextAsk(t *testing.T) {
 	})
 }
 
-// An subscription that somebody has come to use meanwhile is not closed.
+// A subscription that somebody has come to use meanwhile is not closed.
 func TestSubscription_closeIfIdle(t *testing.T) {
 	b := unusedSubscription()
 	b.waiters["one"] = &waiter{}
@@ -308,8 +308,8 @@ func TestWaiter_quit(t *testing.T) {
 	}{
 		"none":                {0, false, 0, leaveGrace, []time.Duration{0}},
 		"an ask was lost":     {0, true, 0, 0, []time.Duration{0}},
-		"one":                 {1, false, time.Millisecond, leaveGrace, []time.Duration{time.Millisecond}},
-		"one that is slow":    {1, false, time.Second, leaveGrace, []time.Duration{leaveGrace, time.Second}},
+		"one":                 {1, false, time.Millisecond, leaveGrace, []time.Duration{0, time.Millisecond}},
+		"one that is slow":    {1, false, time.Second, leaveGrace, []time.Duration{0, leaveGrace, time.Second}},
 		"one beside the lost": {1, true, time.Second, 0, []time.Duration{0, time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -320,14 +320,19 @@ func TestWaiter_quit(t *testing.T) {
 				underWay := func(asks int32) {
 					w.mu.Lock()
 					defer w.unlock()
-					w.underWay, w.lane.busy = asks, int(asks)
+					w.underWay += asks
+					w.lane.busy += int(asks)
 				}
 				underWay(test.asks)
 				go func() {
 					time.Sleep(test.ends)
 					if test.asks > 0 {
 						w.end(call{sent: sinceEpoch()}, -1000, nil)
-						underWay(0)
+						w.mu.Lock()
+						w.landLocked()
+						w.lane.busy--
+						w.lane.wakeUp()
+						w.unlock()
 					}
 				}()
 				w.quit(test.lost)
@@ -338,6 +343,41 @@ func TestWaiter_quit(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A message for a waiter whose lock was lost is not its own any more.
+func TestWaiter_lost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{})
+		w.lock.lease.begin(sinceEpoch(), time.Minute)
+		s := unusedSubscription()
+		w.subscription = s
+		w.becomeLocked(served)
+		assert.Len(t, s.holders, 1)
+		w.lock.lose(errGone)
+		assert.Empty(t, s.holders)
+		w.released()
+	})
+}
+
+// The caller is told of the last ask also if that has just ended when the waiting does.
+func TestWaiter_lastAskEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{})
+		w.enqueue()
+		w.mu.Lock()
+		w.underWay = 2
+		w.unlock()
+		w.end(call{sent: sinceEpoch()}, -1000, nil)
+		idle := w.giveUp(true)
+		w.end(call{sent: sinceEpoch()}, -1000, nil)
+		w.mu.Lock()
+		w.landLocked()
+		assert.False(t, isClosed(idle))
+		w.landLocked()
+		assert.True(t, isClosed(idle))
+		w.unlock()
+	})
 }
 
 // So many leave a server that is silent, and no more. Those that wait in the queue leave all.
@@ -354,7 +394,7 @@ func TestWaiter_leavingIsBounded(t *testing.T) {
 		w = newWaiter(w.lock, time.Minute, &Options{})
 		w.listen()
 		w.enqueue()
-		w.giveUp()
+		w.giveUp(false)
 		assert.False(t, isClosed(w.leave()))
 		assert.Equal(t, maxUndos[leave]+1, Tasks(server))
 		assert.Zero(t, Waiting(server))

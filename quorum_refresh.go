@@ -115,7 +115,7 @@ func (r *refreshes) ask(ctx context.Context) {
 		calls[i] = call{
 			script: refreshScript,
 			keys:   l.lock.nodeKeys(),
-			args:   l.lock.refreshArgs(l.shorten, l.ttl),
+			args:   append(l.lock.refreshArgs(l.shorten, l.ttl), len(l.lock.keys)),
 		}
 	}
 	for i, node := range r.nodes {

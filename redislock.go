@@ -107,7 +107,11 @@ type servers interface {
 //
 // With a nil client all calls return an error.
 func New(client RedisClient) *Client {
-	return &Client{servers: newServer(client)}
+	s := newServer(client)
+	if s.client == nil {
+		return &Client{}
+	}
+	return &Client{servers: s}
 }
 
 // Obtain is a short-cut for New(client).Obtain.

@@ -41,6 +41,7 @@ type task struct {
 	due      time.Duration // since epoch; atOnce does not wait for others
 	index    int32         // in lane.due; -1 outside
 	underWay int32         // attempts
+	idle     chan struct{} // closed once none is under way; nil: nobody waits for that
 }
 
 const atOnce = time.Duration(math.MinInt64 / 2) // so that sums do not overflow
@@ -239,7 +240,7 @@ func begin(batch []*task) []attempt {
 			continue
 		}
 		t.lane.mu.Lock()
-		t.underWay--
+		t.landLocked()
 		t.lane.unlock()
 	}
 	return attempts
@@ -255,7 +256,16 @@ func (a attempt) end(r result) {
 			a.setDueLocked(due)
 		}
 	}
-	a.underWay--
+	a.landLocked()
+}
+
+// landLocked notes that an attempt is not under way any more.
+func (t *task) landLocked() {
+	t.underWay--
+	if t.underWay == 0 && t.idle != nil {
+		close(t.idle)
+		t.idle = nil
+	}
 }
 
 func (s *server) together(confirmed bool) bool { return s.own && !confirmed }

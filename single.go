@@ -130,40 +130,14 @@ func (c *singleClaim) ttl(ctx context.Context) (int64, error) {
 }
 
 func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
-	held, err := c.delete(ctx)
+	reply, err := c.releasing().run(ctx, c.server())
 	if c.waiter != nil {
 		c.waiter.released()
 	}
 	if err == nil && c.repeated {
 		c.releaseOrphan()
 	}
-	return held, err
-}
-
-// delete deletes the keys and reports whether the lock was held. It does not outlast ctx,
-// although the Redis client may while it waits for a reply. The command then goes on by
-// itself, and is repeated if need be; but not for a custom token, of which another call may
-// have obtained the lock by then.
-func (c *singleClaim) delete(ctx context.Context) (held bool, _ error) {
-	if ctx.Done() == nil {
-		reply, err := c.releasing().run(ctx, c.server())
-		return reply == 1, err
-	}
-	deleting := ctx
-	if c.unique {
-		deleting = context.WithoutCancel(ctx)
-	}
-	results := make(chan result, 1)
-	go func() {
-		reply, err := c.releasing().run(deleting, c.server())
-		results <- result{reply, err}
-	}()
-	select {
-	case r := <-results:
-		return r.reply == 1, r.err
-	case <-ctx.Done():
-		return false, ctx.Err()
-	}
+	return reply == 1, err
 }
 
 // releasing is the call that releases the lock.
@@ -172,6 +146,12 @@ func (c *singleClaim) releasing() call {
 		return call{script: queueReleaseScript, keys: c.waiter.keys[:3], args: []any{c.value}}
 	}
 	return call{script: releaseScript, keys: c.keys, args: []any{c.value}}
+}
+
+func (c *singleClaim) forget() {
+	if c.waiter != nil {
+		c.waiter.forget()
+	}
 }
 
 func (c *singleClaim) abandon(time.Duration) { c.releaseOrphan() }

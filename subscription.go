@@ -25,7 +25,7 @@ const (
 	subscriptionRefused = 10 * time.Second
 )
 
-// An subscription is a subscription by which waiters are told that the lock is theirs. A client
+// A subscription is a subscription by which waiters are told that the lock is theirs. A client
 // of one server has one for all its waiters; where keys are spread over nodes, a message
 // is published on the node of the lock's key, and there is one for each key.
 type subscription struct {
@@ -54,7 +54,7 @@ func (s *server) subscriptionKey(lock string) string {
 	return ""
 }
 
-// subscribeLocked gives the waiter an subscription, with its background locked. It has none if its client
+// subscribeLocked gives the waiter a subscription, with its background locked. It has none if its client
 // cannot subscribe.
 func subscribeLocked(w *waiter) {
 	key := w.lock.server().subscriptionKey(w.lock.Key())
@@ -112,10 +112,11 @@ func (s *subscription) serveLocked(w *waiter) {
 
 // removeLocked does away with a waiter, with its background locked.
 func (s *subscription) removeLocked(w *waiter) {
+	waited := s.waiters[w.id] != nil
 	delete(s.holders, w.id)
 	delete(s.waiters, w.id)
 	w.subscription = nil
-	if len(s.waiters) == 0 && !isClosed(s.closed) {
+	if waited && len(s.waiters) == 0 && !isClosed(s.closed) {
 		s.idle.Reset(subscriptionIdle)
 	}
 }

@@ -125,7 +125,7 @@ func (s *pubsubServer) times() (times []time.Duration) {
 	return times
 }
 
-// testSubscription runs a test of an subscription with one waiter, which is closed in the end.
+// testSubscription runs a test of a subscription with one waiter, which is closed in the end.
 func testSubscription(t *testing.T, test func(t *testing.T, s *pubsubServer, b *subscription, client *redis.Client)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -142,7 +142,7 @@ func testSubscription(t *testing.T, test func(t *testing.T, s *pubsubServer, b *
 		if isClosed(b.closed) {
 			return
 		}
-		w.giveUp()
+		w.giveUp(false)
 		time.Sleep(subscriptionIdle)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed), "nobody needs it")

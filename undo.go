@@ -36,8 +36,9 @@ type undo struct {
 	tried  chan struct{} // closed after the first attempt
 
 	// Guarded by the background's mutex.
-	until time.Duration // since epoch: what is sent then is the last attempt
-	wait  time.Duration // before the next attempt
+	settled  time.Duration // since epoch: what is sent then, and answered, is the last attempt; 0: none was answered
+	deadline time.Duration // since epoch: what is sent then is, in any case
+	wait     time.Duration // before the next attempt
 }
 
 // An undoKind is what is undone.
@@ -50,12 +51,12 @@ const (
 
 func newUndo(of undoKind, call call, repeat bool) *undo {
 	u := &undo{
-		call:   call,
-		of:     of,
-		repeat: repeat,
-		tried:  make(chan struct{}),
-		until:  sinceEpoch() + undoTimeout,
-		wait:   undoWait,
+		call:     call,
+		of:       of,
+		repeat:   repeat,
+		tried:    make(chan struct{}),
+		deadline: sinceEpoch() + undoTimeout,
+		wait:     undoWait,
 	}
 	u.task = newTask(u, undoWait, undoPatience)
 	return u
@@ -85,7 +86,7 @@ func (u *undo) begin() (call, bool) {
 	u.lane.mu.Lock()
 	defer u.lane.unlock()
 	now := sinceEpoch()
-	if now >= u.until+maxPatience*undoPatience { // the last attempts are neither answered nor given up
+	if now >= u.deadline+maxPatience*undoPatience { // the last attempts are neither answered nor given up
 		u.finishLocked()
 		return call{}, false
 	}
@@ -98,14 +99,14 @@ func (u *undo) begin() (call, bool) {
 func (u *undo) end(call call, _ int64, err error) {
 	u.lane.mu.Lock()
 	defer u.lane.unlock()
-	switch {
-	case err == nil && !u.repeat:
-		u.until = call.sent
-	case err == nil:
-		u.until = min(u.until, sinceEpoch()+undoGrace)
+	if err == nil && u.settled == 0 {
+		u.settled = call.sent
+		if u.repeat {
+			u.settled = sinceEpoch() + undoGrace
+		}
 	}
 	final := err != nil && refused(err) || errors.Is(err, redis.ErrClosed)
-	if final || call.sent >= u.until {
+	if final || err == nil && call.sent >= u.settled || call.sent >= u.deadline {
 		u.finishLocked()
 	}
 	if !isClosed(u.tried) {
@@ -124,7 +125,11 @@ func (u *undo) finishLocked() {
 }
 
 func (u *undo) nextLocked(call, error) (due time.Duration, ok bool) {
-	due = min(sinceEpoch()+u.wait, u.until)
+	now := sinceEpoch()
+	due = min(now+u.wait, u.deadline)
+	if now < u.settled {
+		due = min(due, u.settled)
+	}
 	u.wait = min(2*u.wait, time.Second)
 	return due, true
 }

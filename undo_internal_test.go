@@ -15,12 +15,13 @@ import (
 
 const answerTime = 400 * time.Millisecond
 
-// answering is a Redis that answers to all scripts from some time on.
+// answering is a Redis that answers to all scripts, but is silent for some time.
 type answering struct {
 	redis.Scripter
 	start time.Time
 	mu    sync.Mutex
-	from  time.Duration
+	away  time.Duration // since start: is silent from then on
+	from  time.Duration // until then
 	reply int64
 	err   error           // instead
 	calls []time.Duration // since start
@@ -32,7 +33,7 @@ func (a *answering) EvalSha(ctx context.Context, _ string, _ []string, _ ...any)
 	a.calls = append(a.calls, at)
 	a.mu.Unlock()
 	time.Sleep(answerTime)
-	if at < a.from {
+	if at >= a.away && at < a.from {
 		return redis.NewCmdResult(nil, errors.New("silent"))
 	}
 	return redis.NewCmdResult(a.reply, a.err)
@@ -54,15 +55,16 @@ func claimOn(client RedisClient, opt *Options) *singleClaim {
 // The command that takes the lock may come as late as the grace allows: the last release, or
 // leave, is sent after it.
 func TestUndo_lastAttempt(t *testing.T) {
-	for name, test := range map[string]struct{ answers, least, most time.Duration }{
-		"answers at once": {0, undoGrace + answerTime, undoGrace + 5*time.Second},
-		"is silent":       {10 * time.Second, 10*time.Second + undoGrace + answerTime, 20 * time.Second},
-		"never answers":   {time.Hour, undoTimeout - time.Second, undoTimeout + 5*time.Second},
+	for name, test := range map[string]struct{ away, answers, least, most time.Duration }{
+		"answers at once": {0, 0, undoGrace + answerTime, undoGrace + 5*time.Second},
+		"is silent":       {0, 10 * time.Second, 10*time.Second + undoGrace + answerTime, 20 * time.Second},
+		"becomes silent":  {time.Second, 10 * time.Second, 10 * time.Second, 15 * time.Second},
+		"never answers":   {0, time.Hour, undoTimeout - time.Second, undoTimeout + 5*time.Second},
 	} {
 		check := func(t *testing.T, release func(*singleClaim)) {
 			for range 20 { // the waits vary
 				synctest.Test(t, func(t *testing.T) {
-					server := &answering{start: time.Now(), from: test.answers}
+					server := &answering{start: time.Now(), away: test.away, from: test.answers}
 					release(claimOn(server, nil))
 					time.Sleep(time.Minute)
 					calls := server.made()

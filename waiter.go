@@ -15,7 +15,7 @@ const (
 	askInterval = time.Second
 	// pollInterval is how often one asks that no message can reach.
 	pollInterval = 50 * time.Millisecond
-	// askGap is between the asks of all waiters of this process on average, at least.
+	// askGap is between the asks of all waiters of a Redis client on average, at least.
 	askGap = time.Millisecond
 	// leastWait is between two asks of one waiter because of a TTL that ends.
 	leastWait = 10 * time.Millisecond
@@ -42,7 +42,6 @@ type waiter struct {
 	id           string        // of this call, in all processes
 	subscription *subscription // nil if no message can come
 	state        waiterState
-	asked        chan struct{} // closed once no ask is under way; nil: nobody waits for that
 	holderEnds   time.Duration // since epoch: when the TTL of the lock's holder will be over
 	failingSince time.Duration // since epoch: since when asks fail; 0: they do not
 	strayUntil   time.Duration // since epoch: an ask that has ended may come until then; 0: none may
@@ -146,17 +145,24 @@ func (w *waiter) becomeLocked(state waiterState) {
 	w.stopLocked()
 }
 
-// giveUp ends the waiting. The channel that it returns is closed once no ask is under way; it is
-// nil if none is.
-func (w *waiter) giveUp() (asked <-chan struct{}) {
+// giveUp ends the waiting. From now on each ask that ends is followed by a leave; but not if the
+// caller is to wait for the last of them, by the channel that is returned. It is nil if none is under
+// way.
+func (w *waiter) giveUp(wait bool) (idle <-chan struct{}) {
 	w.mu.Lock()
 	defer w.unlock()
 	w.becomeLocked(done)
-	if w.underWay == 0 {
-		return nil
+	if wait && w.underWay > 0 {
+		w.idle = make(chan struct{})
 	}
-	w.asked = make(chan struct{})
-	return w.asked
+	return w.idle
+}
+
+// waitNoMore is for a caller that has waited for asks in vain.
+func (w *waiter) waitNoMore() {
+	w.mu.Lock()
+	defer w.unlock()
+	w.idle = nil
 }
 
 // leave takes the waiter out of the queue in the background. If it has been handed the
@@ -169,10 +175,9 @@ func (w *waiter) leave() (tried <-chan struct{}) {
 	return w.leaveLocked(b.openLaneLocked(key))
 }
 
-// leaveLocked leaves, with the background of the lane locked. From now on each ask that ends is followed
-// by another leave. It is repeated if an ask that has ended may yet come into effect.
+// leaveLocked leaves, with the background of the lane locked. It is repeated if an ask that has ended
+// may yet come into effect.
 func (w *waiter) leaveLocked(lane *lane) (tried <-chan struct{}) {
-	w.asked = nil
 	most := maxUndos[leave]
 	if w.lane != nil {
 		most = math.MaxInt // it was queued, and others would wait for it
@@ -232,7 +237,6 @@ func (w *waiter) begin() (call, bool) {
 	w.mu.Lock()
 	defer w.unlock()
 	if w.state != queued {
-		w.noteAskedLocked()
 		return call{}, false
 	}
 	return w.askCallLocked(), true
@@ -252,20 +256,10 @@ func (w *waiter) end(call call, reply int64, err error) {
 		if w.lock.lease.remaining() <= 0 {
 			w.strayUntil = sinceEpoch() + undoGrace
 		}
-	case w.asked != nil:
-		w.noteAskedLocked()
-	default:
+	case w.idle == nil: // else the caller leaves once more
 		// It was under way when the waiting ended, and may have queued the waiter, or taken
 		// the lock, once more.
 		w.leaveLocked(w.lane)
-	}
-}
-
-// noteAskedLocked tells who waits for that if this was the last ask under way, with its background locked.
-func (w *waiter) noteAskedLocked() {
-	if w.asked != nil && w.underWay == 1 {
-		close(w.asked)
-		w.asked = nil
 	}
 }
 

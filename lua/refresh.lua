@@ -4,14 +4,14 @@
 --          marks
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
--- ARGV[3]  how many of the keys are locks'
--- ARGV[4]  0 if keys that have a longer TTL keep it; else missing
+-- ARGV[3]  1 if keys that have a longer TTL keep it, else 0
+-- ARGV[4]  on a quorum, how many of the keys are locks'; else missing
 --
 -- Reply: 1 if all keys had the value and have the TTL now, or the longer one; 0 if one
--- has another value; if only keys are missing, the server's time in milliseconds,
--- negative. Unless it is 1 nothing was changed.
+-- has another value, or is missing; on a quorum, if only keys are missing, the node's time in
+-- milliseconds, negative. Unless it is 1 nothing was changed.
 
-local locks = tonumber(ARGV[3])
+local locks = tonumber(ARGV[4] or #KEYS)
 local missing = false
 for i = 1, locks do
 	local value = redis.call('get', KEYS[i])
@@ -21,12 +21,14 @@ for i = 1, locks do
 		return 0
 	end
 end
-if missing then
+if missing and not ARGV[4] then
+	return 0
+elseif missing then
 	local now = redis.call('time')
 	return -(now[1] * 1000 + math.floor(now[2] / 1000))
 end
 for i = 1, locks do
-	if not ARGV[4] or redis.call('pttl', KEYS[i]) < tonumber(ARGV[2]) then
+	if ARGV[3] == '0' or redis.call('pttl', KEYS[i]) < tonumber(ARGV[2]) then
 		redis.call('pexpire', KEYS[i], ARGV[2])
 	end
 end

@@ -178,7 +178,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "a late refresh of a custom token shortens the TTL", file: "lock.go",
-		old: "if shorten || l.unique {", new: "if true {",
+		old: "if !shorten && !l.unique {", new: "if false {",
 		tests: "Token_lateRefresh", simulated: true,
 	},
 	{

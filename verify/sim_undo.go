@@ -22,7 +22,7 @@ func (s *simServer) counts(script simScript, run func()) {
 	case "quorum_obtain":
 		s.countsObtained(script, run)
 	case "refresh":
-		value, keys := script.args[0], locksOf(script, 2)
+		value, keys := script.args[0], locksOf(script, 3)
 		held := s.haveAll(keys, value)
 		run()
 		if held {
