@@ -62,8 +62,11 @@ func (s *simServer) countsObtained(script simScript, run func()) {
 }
 
 // locksOf returns the keys of locks among those of a script, whose argument says how many
-// they are.
+// they are: all, if it has none.
 func locksOf(script simScript, argument int) []string {
+	if argument >= len(script.args) {
+		return script.keys
+	}
 	locks, _ := strconv.Atoi(script.args[argument])
 	return script.keys[:locks]
 }
