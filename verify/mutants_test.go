@@ -117,8 +117,8 @@ var mutants = []mutant{
 		tests: "customTokenIsLeftAlone", simulated: true,
 	},
 	{
-		name: "releases by custom tokens are repeated", file: "single.go",
-		old: "	if c.unique {\n		deleting", new: "	if true {\n		deleting",
+		name: "releases by custom tokens are repeated", file: "deleter.go",
+		old: "	if l.unique {\n		d.ctx", new: "	if true {\n		d.ctx",
 		tests: "Release_customTokenIsNotRepeated", simulated: true,
 	},
 	{
