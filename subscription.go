@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"maps"
+	"net"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -16,8 +17,8 @@ import (
 const (
 	// subscriptionIdle is how long a subscription stays after the last waiter has left it.
 	subscriptionIdle = 3 * time.Second
-	// subscriptionCheck is how often it is found out whether the connection is alive, and how
-	// long an answer may take.
+	// subscriptionCheck is after how long a silence it is found out whether the connection is
+	// alive, and how long an answer may take.
 	subscriptionCheck = 3 * time.Second
 	// subscriptionRetry is the time between attempts to connect anew.
 	subscriptionRetry = 100 * time.Millisecond
@@ -180,7 +181,7 @@ func (s *subscription) run(subscribe subscribeFunc) {
 // failed: then it returns why.
 func (s *subscription) receive(pubsub *redis.PubSub) error {
 	defer pubsub.Close()
-	var heard, dead atomic.Bool
+	var dead atomic.Bool
 	renew := func() {
 		dead.Store(true)
 		_ = pubsub.Close()
@@ -193,35 +194,19 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 	if closed {
 		return nil
 	}
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		ticker := time.NewTicker(subscriptionCheck)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				return
-			case <-ticker.C:
-			}
-			heard.Store(false)
-			_ = pubsub.Ping(context.Background())
-			select {
-			case <-done:
-				return
-			case <-ticker.C:
-			}
-			if !heard.Load() {
-				renew()
-				return
-			}
-		}
-	}()
-	for failures := 0; ; {
-		message, err := pubsub.Receive(context.Background())
+	for failures, pinged := 0, false; ; {
+		message, err := pubsub.ReceiveTimeout(context.Background(), subscriptionCheck)
+		var late net.Error
 		switch {
 		case dead.Load():
 			return nil
+		case errors.As(err, &late) && late.Timeout():
+			if pinged {
+				return nil // it does not answer
+			}
+			pinged = true
+			_ = pubsub.Ping(context.Background())
+			continue
 		case errors.Is(err, redis.ErrClosed):
 			if s.server.sharded() {
 				return errNodeClosed // and perhaps not the client of all nodes
@@ -242,8 +227,7 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 			}
 			continue
 		}
-		failures = 0
-		heard.Store(true)
+		failures, pinged = 0, false
 		switch message := message.(type) {
 		case *redis.Subscription:
 			if message.Kind == "sunsubscribe" {

@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -21,55 +22,43 @@ func (prompt) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {
 	return redis.NewCmdResult(int64(1), nil)
 }
 
-// resting returns the deleters that wait for a release.
-func resting() []*deleter {
-	idleDeleters.mu.Lock()
-	defer idleDeleters.mu.Unlock()
-	return append([]*deleter(nil), idleDeleters.all...)
-}
-
-func awaitNoneResting(t *testing.T) {
-	t.Helper()
-	require.Eventually(t, func() bool { return len(resting()) == 0 }, 10*time.Second, time.Millisecond)
-}
-
 // One release after the other is made by the same goroutine, which ends if there is none for a while.
-func TestDeleter_isReused(t *testing.T) {
+func TestDeletion_goroutineIsReused(t *testing.T) {
 	redistest.NoLeaks(t)
-	awaitNoneResting(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	used := make(map[*deleter]bool)
+	before, most := runtime.NumGoroutine(), 0
+	for range 1000 {
+		held, err := claimOn(prompt{}, nil).delete(ctx)
+		require.NoError(t, err)
+		require.True(t, held)
+		most = max(most, runtime.NumGoroutine()-before)
+	}
+	assert.Less(t, most, 10)
+}
+
+// A caller whose context ends goes. What is still under way then is not taken for a later release.
+func TestDeletion_leftByItsCaller(t *testing.T) {
+	redistest.NoLeaks(t)
+	server := &hanging{end: make(chan struct{})}
+	for range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		_, err := claimOn(server, nil).delete(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	}
+	close(server.end) // which answers that it was not held
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	for range 100 {
 		held, err := claimOn(prompt{}, nil).delete(ctx)
 		require.NoError(t, err)
 		require.True(t, held)
-		for _, d := range resting() {
-			used[d] = true
-		}
 	}
-	assert.NotEmpty(t, used)
-	assert.Less(t, len(used), 50, "one, unless this goroutine is held up for long")
-	awaitNoneResting(t)
 }
 
-// A caller whose context ends goes. Its deleter is not another's: the release may still be made.
-func TestDeleter_leftByItsCaller(t *testing.T) {
-	redistest.NoLeaks(t)
-	awaitNoneResting(t)
-	server := &hanging{end: make(chan struct{})}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	_, err := claimOn(server, nil).delete(ctx)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	assert.Empty(t, resting())
-	close(server.end)
-	assert.Never(t, func() bool { return len(resting()) > 0 }, 2*deleterIdle, time.Millisecond)
-}
-
-// In simulated time, nothing rests that would keep a test from ending.
-func TestDeleter_inBubble(t *testing.T) {
-	awaitNoneResting(t)
+// In simulated time, no goroutine waits that would keep a test from ending.
+func TestDeletion_inBubble(t *testing.T) {
 	assert.False(t, inBubble())
 	synctest.Test(t, func(t *testing.T) {
 		assert.True(t, inBubble())
@@ -81,7 +70,10 @@ func TestDeleter_inBubble(t *testing.T) {
 			require.True(t, held)
 		}
 	})
-	assert.Empty(t, resting())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	_, err := claimOn(prompt{}, nil).delete(ctx) // by a channel of its own
+	require.NoError(t, err)
 }
 
 // heeding is a Redis that takes its time, and a client that heeds the context meanwhile.
