@@ -26,9 +26,9 @@ const (
 	subscriptionRefused = 10 * time.Second
 )
 
-// A subscription is a subscription by which waiters are told that the lock is theirs. A client
-// of one server has one for all its waiters; where keys are spread over nodes, a message
-// is published on the node of the lock's key, and there is one for each key.
+// A subscription brings the messages by which waiters are told that the lock is theirs. A client of
+// one server has one for all its waiters; where keys are spread over nodes, a message is published
+// on the node of the lock's key, and there is a subscription for each key.
 type subscription struct {
 	*background
 	key     string // "" if it serves all keys
@@ -38,8 +38,8 @@ type subscription struct {
 	// Guarded by the background's mutex.
 	waiters      map[string]*waiter
 	holders      map[string]*waiter // those that have their locks: a message may come twice
-	sweepAt      int                // how many holders there are when those are forgotten whose locks have expired
-	confirmed    bool               // whether the subscription has been
+	sweepAt      int                // at how many holders those are forgotten whose locks have expired
+	confirmed    bool               // by Redis
 	since        time.Duration      // since epoch: when it was last confirmed
 	unheardTimes int                // how often, since a message came
 	pubsub       *redis.PubSub
@@ -55,8 +55,8 @@ func (s *server) subscriptionKey(lock string) string {
 	return ""
 }
 
-// subscribeLocked gives the waiter a subscription, with its background locked. It has none if its client
-// cannot subscribe.
+// subscribeLocked gives the waiter a subscription, with its background locked. There is none if the
+// client cannot subscribe.
 func subscribeLocked(w *waiter) {
 	key := w.lock.server().subscriptionKey(w.lock.Key())
 	s := w.subscriptions[key]
@@ -194,6 +194,7 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 	if closed {
 		return nil
 	}
+	replied := false // to the subscribing: go-redis may reconnect without it
 	for failures, pinged := 0, false; ; {
 		message, err := pubsub.ReceiveTimeout(context.Background(), subscriptionCheck)
 		var late net.Error
@@ -201,8 +202,8 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 		case dead.Load():
 			return nil
 		case errors.As(err, &late) && late.Timeout():
-			if pinged {
-				return nil // it does not answer
+			if pinged || !replied {
+				return nil
 			}
 			pinged = true
 			_ = pubsub.Ping(context.Background())
@@ -217,6 +218,7 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 				return err
 			}
 			// The connection stays: it ends with its client, and that is noticed.
+			replied = true
 			time.AfterFunc(subscriptionRefused, renew)
 		case err != nil && s.server.sharded():
 			return err // the node may not be the one for the key any more
@@ -233,6 +235,7 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 			if message.Kind == "sunsubscribe" {
 				return nil // the slot was moved to another node
 			}
+			replied = true
 			s.confirm()
 		case *redis.Message:
 			s.deliver(message.Payload)

@@ -26,6 +26,7 @@ type pubsubServer struct {
 	mu         sync.Mutex
 	refuse     string // what it answers to who would subscribe; "" to let them
 	silent     bool   // it answers nothing
+	hangUp     bool   // it closes the next connection after the handshake
 	subscribed []time.Duration
 	dialed     int
 	pings      int
@@ -57,10 +58,9 @@ func (s *pubsubServer) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		if answer := s.answer(command); answer != "" {
-			if _, err := io.WriteString(conn, answer); err != nil {
-				return
-			}
+		answer, hangUp := s.answer(command)
+		if _, err := io.WriteString(conn, answer); err != nil || hangUp {
+			return
 		}
 	}
 }
@@ -85,9 +85,14 @@ func readCommand(r *bufio.Reader) (words []string, err error) {
 	return words, err
 }
 
-func (s *pubsubServer) answer(command []string) string {
+func (s *pubsubServer) answer(command []string) (answer string, hangUp bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	hangUp, s.hangUp = s.hangUp, false
+	return s.reply(command), hangUp
+}
+
+func (s *pubsubServer) reply(command []string) string {
 	switch {
 	case s.silent:
 		return ""
@@ -193,6 +198,7 @@ func TestSubscription_cut(t *testing.T) {
 // connection's terms: not sooner, and for as long as somebody waits.
 func TestSubscription_refused(t *testing.T) {
 	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
 		s.become(func() { s.refuse = "NOPERM this user has no permissions" })
 		s.become(s.cut)
 		require.NotEmpty(t, s.times())
@@ -213,11 +219,28 @@ func TestSubscription_refused(t *testing.T) {
 // A server that is not ready is asked again soon.
 func TestSubscription_notReady(t *testing.T) {
 	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
 		s.become(func() { s.refuse = "LOADING Redis is loading the dataset in memory" })
 		s.become(s.cut)
 		s.times()
 		time.Sleep(time.Second)
 		assert.InDelta(t, time.Second/subscriptionRetry, len(s.times()), 1)
+	})
+}
+
+// A connection that is lost just before the subscribing is followed by one on which go-redis does
+// not subscribe.
+func TestSubscription_lostBeforeItSubscribes(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
+		s.become(func() { s.hangUp = true })
+		b.renew()
+		s.times()
+		time.Sleep(subscriptionCheck + subscriptionRetry)
+		s.times()
+		b.mu.Lock()
+		defer b.unlock()
+		assert.True(t, b.confirmed)
 	})
 }
 

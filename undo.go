@@ -21,12 +21,12 @@ const (
 	undoPatience = time.Second
 )
 
-// An undo is the task that takes back what a call which is over has left in Redis, or may leave
-// there yet: a lock that nobody knows he holds (an orphan), a place in a queue. Otherwise all
-// others would have to wait out its TTL.
+// An undo takes back what a call that is over has left in Redis, or may yet leave there: a lock that
+// nobody knows of (an orphan), or a place in a queue. Otherwise everybody else would have to wait out
+// its TTL.
 //
 // A command of that call may still be under way, on another connection, and more than once: the
-// Redis client repeats it. Where that may be the undo is repeated, too, until nothing can come
+// Redis client repeats it. Where that is possible the undo is repeated too, until nothing can come
 // after it.
 type undo struct {
 	task
@@ -36,8 +36,8 @@ type undo struct {
 	tried  chan struct{} // closed after the first attempt
 
 	// Guarded by the background's mutex.
-	settled  time.Duration // since epoch: what is sent then, and answered, is the last attempt; 0: none was answered
-	deadline time.Duration // since epoch: what is sent then is, in any case
+	settled  time.Duration // since epoch: from then on, one answer is enough; 0: there was none yet
+	deadline time.Duration // since epoch: what is sent then is the last attempt
 	wait     time.Duration // before the next attempt
 }
 
@@ -70,7 +70,7 @@ func (s *server) undo(key string, u *undo) (tried <-chan struct{}) {
 	return u.startLocked(b.openLaneLocked(laneKey), maxUndos[u.of])
 }
 
-// startLocked starts the undo on a lane, with its background locked, unless there are that many of its
+// startLocked starts the undo on a lane, with its background locked, unless that has so many of its
 // kind. The channel that it returns is closed after the first attempt.
 func (u *undo) startLocked(lane *lane, most int) (tried <-chan struct{}) {
 	if lane.undos[u.of] < most {

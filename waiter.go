@@ -263,9 +263,9 @@ func (w *waiter) end(call call, reply int64, err error) {
 	}
 }
 
-// noteStrayLocked notes, with its background locked, that an ask may yet come if it was not answered, or
-// late. That may be when the lock has been obtained by another, and released: it would be taken
-// for nobody.
+// noteStrayLocked notes, with its background locked, that an ask may yet come into effect if it was
+// not answered, or late. That may be when the lock has been obtained by another, and released: it
+// would be taken for nobody.
 func (w *waiter) noteStrayLocked(sent time.Duration, err error) {
 	now := sinceEpoch()
 	switch {

@@ -153,7 +153,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "a subscription is never checked", file: "subscription.go",
-		old: "			if pinged {\n", new: "			if false {\n",
+		old: "			if pinged || !replied {\n", new: "			if false && (pinged || !replied) {\n",
 		simulated: true,
 	},
 	{
