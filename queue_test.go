@@ -1204,7 +1204,7 @@ func TestFairQueue_secondRelease(t *testing.T) {
 	require.NoError(t, lock.Release(t.Context()))
 	gate.open("ask")
 	asks.fail()
-	require.Eventually(t, func() bool { return redislock.Tasks(client) == 1 }, 10*time.Second, time.Millisecond, "it leaves")
+	require.Eventually(t, func() bool { return redislock.Tasks(client) > 0 }, 10*time.Second, time.Millisecond, "it leaves")
 	require.Equal(t, redislock.ErrLockNotHeld, lock.Release(t.Context()))
 	require.Eventually(t, func() bool { return redislock.Tasks(client) == 0 }, 10*time.Second, time.Millisecond)
 	awaitNoKeys(t, rdb)
