@@ -241,8 +241,9 @@ func (w *waiter) quit(lost bool) {
 		select {
 		case <-idle:
 		case <-timer.C:
-			w.waitNoMore()
-			w.leave()
+			if w.waitNoMore() {
+				w.leave()
+			}
 			return
 		}
 		left = w.leave()

@@ -309,7 +309,7 @@ func TestWaiter_quit(t *testing.T) {
 		"none":                {0, false, 0, leaveGrace, []time.Duration{0}},
 		"an ask was lost":     {0, true, 0, 0, []time.Duration{0}},
 		"one":                 {1, false, time.Millisecond, leaveGrace, []time.Duration{0, time.Millisecond}},
-		"one that is slow":    {1, false, time.Second, leaveGrace, []time.Duration{0, leaveGrace, time.Second}},
+		"one that is slow":    {1, false, time.Second, leaveGrace, []time.Duration{0, time.Second}},
 		"one beside the lost": {1, true, time.Second, 0, []time.Duration{0, time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {

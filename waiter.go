@@ -46,6 +46,7 @@ type waiter struct {
 	failingSince time.Duration // since epoch: since when asks fail; 0: they do not
 	strayUntil   time.Duration // since epoch: an ask that has ended may come until then; 0: none may
 	retry        time.Duration // the last wait because of a failure
+	owesLeave    bool          // whether an ask ended while the caller waited for the last one
 }
 
 type waiterState int
@@ -158,11 +159,13 @@ func (w *waiter) giveUp(wait bool) (idle <-chan struct{}) {
 	return w.idle
 }
 
-// waitNoMore is for a caller that has waited for asks in vain.
-func (w *waiter) waitNoMore() {
+// waitNoMore is for a caller that has waited for the last ask in vain. It reports whether others have
+// ended meanwhile, which no leave has followed.
+func (w *waiter) waitNoMore() (owesLeave bool) {
 	w.mu.Lock()
 	defer w.unlock()
 	w.idle = nil
+	return w.owesLeave
 }
 
 // leave takes the waiter out of the queue in the background. If it has been handed the
@@ -256,7 +259,9 @@ func (w *waiter) end(call call, reply int64, err error) {
 		if w.lock.lease.remaining() <= 0 {
 			w.strayUntil = sinceEpoch() + undoGrace
 		}
-	case w.idle == nil: // else the caller leaves once more
+	case w.idle != nil:
+		w.owesLeave = true // the caller's
+	default:
 		// It was under way when the waiting ended, and may have queued the waiter, or taken
 		// the lock, once more.
 		w.leaveLocked(w.lane)
