@@ -219,7 +219,7 @@ func TestMutants(t *testing.T) {
 		t.Run(mutant.name, func(t *testing.T) {
 			t.Parallel()
 			if mutant.verify {
-				mutant.requireFound(t, "verify", mutant.tests, "-duration", "6s", "-pictures", t.TempDir())
+				mutant.requireFound(t, "verify", mutant.tests, "-duration", "9s", "-pictures", t.TempDir())
 			} else {
 				mutant.requireFound(t, ".", mutant.tests)
 			}
