@@ -2,7 +2,9 @@ package redislock_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +30,7 @@ func bareObtainRelease(ctx context.Context, rdb *redis.Client) error {
 	return bareRelease.Run(ctx, rdb, []string{"bare"}, token).Err()
 }
 
-func obtainRelease(ctx context.Context, locker *redislock.Client) error {
+func obtainRelease(ctx context.Context, locker *redislock.Client, key string) error {
 	lock, err := locker.Obtain(ctx, key, time.Minute, nil)
 	if err != nil {
 		return err
@@ -39,11 +41,12 @@ func obtainRelease(ctx context.Context, locker *redislock.Client) error {
 func BenchmarkObtainRelease(b *testing.B) {
 	rdb := redistest.Start(b).Client()
 	locker := redislock.New(rdb)
-	ctx := context.Background()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	b.Run("redislock", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			require.NoError(b, obtainRelease(ctx, locker))
+			require.NoError(b, obtainRelease(ctx, locker, key))
 		}
 	})
 	b.Run("bare", func(b *testing.B) {
@@ -59,17 +62,40 @@ func BenchmarkObtainRelease(b *testing.B) {
 func BenchmarkObtainRelease_ratio(b *testing.B) {
 	rdb := redistest.Start(b).Client()
 	locker := redislock.New(rdb)
-	ctx := context.Background()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	var bare, ours []time.Duration
 	for b.Loop() {
 		start := time.Now()
 		require.NoError(b, bareObtainRelease(ctx, rdb))
 		between := time.Now()
-		require.NoError(b, obtainRelease(ctx, locker))
+		require.NoError(b, obtainRelease(ctx, locker, key))
 		bare = append(bare, between.Sub(start))
 		ours = append(ours, time.Since(between))
 	}
 	reportRatio(b, "ns", median(ours), median(bare))
+}
+
+// BenchmarkObtainRelease_parallel compares contexts that can be cancelled with those that cannot:
+// a release has to return when its context ends.
+func BenchmarkObtainRelease_parallel(b *testing.B) {
+	rdb := redistest.Start(b).Client(func(o *redis.Options) { o.PoolSize = 100 })
+	locker := redislock.New(rdb)
+	cancelable, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for name, ctx := range map[string]context.Context{"cancelable": cancelable, "background": context.Background()} {
+		b.Run(name, func(b *testing.B) {
+			var workers atomic.Int32
+			b.ReportAllocs()
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				key := fmt.Sprint(workers.Add(1))
+				for pb.Next() {
+					require.NoError(b, obtainRelease(ctx, locker, key))
+				}
+			})
+		})
+	}
 }
 
 // The general way to take locks: for any number of keys, with tables built in Lua,

@@ -5,19 +5,22 @@ const SlowReply = slowReply
 
 // Orphans is how many orphans of a Redis client are looked after at the moment.
 func Orphans(client RedisClient) (n int) {
-	forLanesOf(client, func(l *lane) { n += l.orphans })
+	forLanesOf(client, func(l *lane) { n += l.undos[orphan] })
 	return n
 }
 
-// forLanesOf calls a function, with schedule.mu held, for the lanes of a Redis client: of all
-// its nodes.
+// forLanesOf calls a function for the lanes of a Redis client, of all its nodes, which are locked.
 func forLanesOf(client RedisClient, f func(*lane)) {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	for key, l := range schedule.lanes {
-		if key.client == any(client) {
-			f(l)
-		}
+	backgrounds.mu.Lock()
+	b := backgrounds.all[client]
+	backgrounds.mu.Unlock()
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.unlock()
+	for _, l := range b.lanes {
+		f(l)
 	}
 }
 
@@ -26,7 +29,7 @@ func ScriptName(digest string) string {
 	switch digest {
 	case obtainScript.Hash(), obtainMultiScript.Hash(), quorumObtainScript.Hash():
 		return "obtain"
-	case refreshScript.Hash(), quorumRefreshScript.Hash():
+	case refreshScript.Hash():
 		return "refresh"
 	case releaseScript.Hash(), queueReleaseScript.Hash():
 		return "release"
@@ -51,15 +54,15 @@ func Tasks(client RedisClient) (n int) {
 	return n
 }
 
-// Leaving is how many waiters of a Redis client are leaving a queue.
+// Leaving is how many calls of a Redis client are leaving a queue.
 func Leaving(client RedisClient) (n int) {
-	forLanesOf(client, func(l *lane) { n += l.leaving })
+	forLanesOf(client, func(l *lane) { n += l.undos[leave] })
 	return n
 }
 
-// Waiting is how many callers of this process wait in a queue.
-func Waiting() int {
-	waiting.mu.Lock()
-	defer waiting.mu.Unlock()
-	return waiting.count
+// Waiting is how many callers of a Redis client wait in a queue.
+func Waiting(client RedisClient) int {
+	b := lockBackground(New(client).servers)
+	defer b.unlock()
+	return b.queued
 }

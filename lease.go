@@ -32,11 +32,6 @@ type lease struct {
 	validUntil time.Duration // since epoch
 	cause      error         // why the lease has ended; nil: it has not
 	extras     *extras       // nil until there are any
-
-	// Refreshes that are under way, and the shortest TTL among those that overlapped since
-	// there was none.
-	shortestTTL time.Duration
-	underWay    int32
 }
 
 // A straggler is a refresh that has ended, of which a command may yet come into effect: it was
@@ -63,12 +58,17 @@ type extras struct {
 	cancel context.CancelCauseFunc
 	alarm  *time.Timer // rings at validUntil
 
+	// Refreshes that are under way, and the shortest TTL among those that overlapped since
+	// there was none.
+	underWay    int
+	shortestTTL time.Duration
+
 	failure    error         // of refreshes, since one succeeded
 	idle       chan struct{} // closed once no refresh is under way; nil: nobody waits
 	stragglers *stragglers   // nil: there have been none
 }
 
-func (l *lease) addExtras() *extras {
+func (l *lease) addExtrasLocked() *extras {
 	if l.extras == nil {
 		l.extras = &extras{}
 	}
@@ -102,15 +102,16 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 	sent = sinceEpoch()
 	if shorter := sent + validity(ttl); shorter < l.validUntil {
 		l.validUntil = shorter
-		l.wind()
+		l.setAlarmLocked()
 	}
-	if l.underWay == 0 || ttl < l.shortestTTL {
-		l.shortestTTL = ttl
+	extras := l.addExtrasLocked()
+	if extras.underWay == 0 || ttl < extras.shortestTTL {
+		extras.shortestTTL = ttl
 	}
-	if l.extras != nil && l.extras.stragglers != nil {
-		l.shortestTTL = min(l.shortestTTL, l.extras.stragglers.shortestTTL(sent))
+	if extras.stragglers != nil {
+		extras.shortestTTL = min(extras.shortestTTL, extras.stragglers.shortestTTL(sent))
 	}
-	l.underWay++
+	extras.underWay++
 	return sent, true
 }
 
@@ -122,41 +123,36 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 func (l *lease) endRefresh(sent, ttl time.Duration, err error, everywhere bool) (cause error, expired bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.noteStraggler(sent, ttl, err, everywhere)
+	l.noteStragglerLocked(sent, ttl, err, everywhere)
 	if err == nil && l.cause == nil {
 		l.refreshed = max(l.refreshed, sent)
-		l.validUntil = max(l.validUntil, sent+validity(l.shortestTTL))
-		l.wind()
-	}
-	l.underWay--
-	if err == nil && l.cause == nil {
+		l.validUntil = max(l.validUntil, sent+validity(l.extras.shortestTTL))
+		l.setAlarmLocked()
 		_, expired = l.expireLocked()
 	}
-	if l.extras == nil {
-		return l.cause, expired
-	}
+	extras := l.extras
 	if l.refreshed <= sent {
-		l.extras.failure = err
+		extras.failure = err
 	}
-	if l.underWay == 0 && l.extras.idle != nil {
-		close(l.extras.idle)
-		l.extras.idle = nil
+	extras.underWay--
+	if extras.underWay == 0 && extras.idle != nil {
+		close(extras.idle)
+		extras.idle = nil
 	}
 	return l.cause, expired
 }
 
-// noteStraggler notes that a refresh which has ended may still come into effect, if it may.
-func (l *lease) noteStraggler(sent, ttl time.Duration, err error, everywhere bool) {
+// noteStragglerLocked notes that a refresh which has ended may still come into effect, if it may.
+func (l *lease) noteStragglerLocked(sent, ttl time.Duration, err error, everywhere bool) {
 	now := sinceEpoch()
 	unanswered := err != nil && err != ErrNotObtained && !refused(err)
 	if unanswered || !everywhere || now-sent >= slowReply {
-		extras := l.addExtras()
-		if extras.stragglers == nil {
-			extras.stragglers = &stragglers{answered: math.MinInt64}
+		if l.extras.stragglers == nil {
+			l.extras.stragglers = &stragglers{answered: math.MinInt64}
 		}
-		extras.stragglers.all = append(extras.stragglers.all, straggler{ttl, now + orphanGrace})
+		l.extras.stragglers.all = append(l.extras.stragglers.all, straggler{ttl, now + undoGrace})
 	}
-	if !unanswered && l.extras != nil && l.extras.stragglers != nil {
+	if !unanswered && l.extras.stragglers != nil {
 		l.extras.stragglers.answered = now
 	}
 }
@@ -166,7 +162,7 @@ func (l *lease) noteStraggler(sent, ttl time.Duration, err error, everywhere boo
 func (s *stragglers) shortestTTL(sent time.Duration) time.Duration {
 	s.all = slices.DeleteFunc(s.all, func(r straggler) bool {
 		// Time alone does not tell: while Redis is silent nothing comes into effect.
-		return r.until < sent && s.answered >= r.until-orphanGrace
+		return r.until < sent && s.answered >= r.until-undoGrace
 	})
 	shortest := time.Duration(math.MaxInt64)
 	for _, r := range s.all {
@@ -175,8 +171,8 @@ func (s *stragglers) shortestTTL(sent time.Duration) time.Duration {
 	return shortest
 }
 
-// wind sets the alarm to validUntil, with mu held.
-func (l *lease) wind() {
+// setAlarmLocked sets the alarm to validUntil, with mu held.
+func (l *lease) setAlarmLocked() {
 	if l.extras != nil && l.extras.alarm != nil {
 		l.extras.alarm.Reset(l.validUntil - sinceEpoch())
 	}
@@ -185,11 +181,11 @@ func (l *lease) wind() {
 // awaitRefreshes waits until no refresh is under way, or ctx ends.
 func (l *lease) awaitRefreshes(ctx context.Context) {
 	l.mu.Lock()
-	if l.underWay == 0 {
+	extras := l.extras
+	if extras == nil || extras.underWay == 0 {
 		l.mu.Unlock()
 		return
 	}
-	extras := l.addExtras()
 	if extras.idle == nil {
 		extras.idle = make(chan struct{})
 	}
@@ -253,19 +249,19 @@ func (l *lease) expireLocked() (cause error, expired bool) {
 func (l *Lock) ended() context.Context {
 	l.lease.mu.Lock()
 	defer l.lease.mu.Unlock()
-	extras := l.lease.addExtras()
+	extras := l.lease.addExtrasLocked()
 	if extras.ctx == nil {
 		extras.ctx, extras.cancel = context.WithCancelCause(context.Background())
 		if l.lease.cause != nil {
 			extras.cancel(l.lease.cause)
 		} else {
-			extras.alarm = time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.ring)
+			extras.alarm = time.AfterFunc(l.lease.validUntil-sinceEpoch(), l.onAlarm)
 		}
 	}
 	return extras.ctx
 }
 
-func (l *Lock) ring() {
+func (l *Lock) onAlarm() {
 	if cause, expired := l.lease.endIfExpired(); expired {
 		l.lost(cause)
 	}
@@ -283,11 +279,11 @@ func (l *Lock) lost(cause error) {
 	stats.lost.Add(1)
 	l.endHold(cause)
 	l.log().Error("redislock: lock lost", "keys", l.keys, "error", cause)
-	if l.waiter != nil {
-		l.waiter.forget()
+	if l.claim != nil {
+		l.claim.forget()
 	}
-	if l.watch != nil && l.watch.ticking != nil {
-		l.watch.ticking.remove()
+	if l.keeper != nil {
+		l.keeper.remove()
 	}
 }
 

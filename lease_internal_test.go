@@ -118,7 +118,7 @@ func TestLease_straggler(t *testing.T) {
 				return l.remaining()
 			}
 			assert.LessOrEqual(t, refresh(), time.Second)
-			time.Sleep(orphanGrace)
+			time.Sleep(undoGrace)
 			if inBetween {
 				assert.LessOrEqual(t, refresh(), time.Second)
 			}

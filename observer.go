@@ -108,7 +108,7 @@ func (o *observation) end(result string, err error) {
 func (l *Lock) observeHold(ctx context.Context, ttl time.Duration) context.Context {
 	held, hold := l.observe(ctx, Operation{Name: OpHold, Keys: l.keys, TTL: ttl})
 	if hold != nil {
-		l.watch.hold = hold
+		l.hold = hold
 		l.ended() // a hold has to end without anybody's asking
 	}
 	return held
@@ -117,12 +117,9 @@ func (l *Lock) observeHold(ctx context.Context, ttl time.Duration) context.Conte
 // endHold tells the observers that the lock has ended: was released, or lost because of
 // cause. It is called once, by whoever ended the lease.
 func (l *Lock) endHold(cause error) {
-	if l.watch == nil {
-		return
-	}
 	result := resultSuccess
 	if cause != nil {
 		result = "lost"
 	}
-	l.watch.hold.end(result, cause)
+	l.hold.end(result, cause)
 }

@@ -347,7 +347,7 @@ func BenchmarkObserver(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				require.NoError(b, obtainRelease(b.Context(), locker))
+				require.NoError(b, obtainRelease(b.Context(), locker, key))
 			}
 		})
 	}

@@ -1,8 +1,12 @@
 package redislock
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -91,6 +95,18 @@ func (o *Options) minReplicas() int16 {
 	return int16(min(o.MinReplicas, math.MaxInt16))
 }
 
+// check finds out that options cannot be met, whatever servers the keys are on.
+func (o *Options) check(keys []string) error {
+	switch {
+	case slices.Contains(keys, o.FenceKey):
+		return fmt.Errorf("redislock: FenceKey %q is also the key of a lock: use another for the counter", o.FenceKey)
+	case o.MinReplicas < 0:
+		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", o.MinReplicas)
+	default:
+		return nil
+	}
+}
+
 var discardLogger = slog.New(slog.DiscardHandler)
 
 // DiscardLogger returns a logger that logs nothing.
@@ -176,4 +192,61 @@ func (r *limitedRetry) NextBackoff() time.Duration {
 		return 0
 	}
 	return r.strategy.NextBackoff()
+}
+
+// pause is the waiting between the tries of one call.
+type pause struct {
+	strategy RetryStrategy
+	end      time.Time // of all waiting; zero if the context has a deadline
+	vary     bool      // the waits by half, so that callers that collided part
+	observed *observation
+	timer    *time.Timer
+}
+
+func newPause(ctx context.Context, ttl time.Duration, opt *Options) pause {
+	p := pause{strategy: opt.retryStrategy()}
+	if _, ok := ctx.Deadline(); !ok {
+		p.end = time.Now().Add(ttl)
+	}
+	return p
+}
+
+// wait waits for the next try. It reports whether there is one, or why the
+// waiting had to end.
+func (p *pause) wait(ctx context.Context) (more bool, _ error) {
+	backoff := p.strategy.NextBackoff()
+	if backoff < 1 {
+		return false, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	stats.backoff.Add(1)
+	p.observed.waits()
+	if p.vary {
+		backoff = min(backoff, math.MaxInt64/2) // half as much again is a Duration too
+		backoff = backoff/2 + rand.N(backoff)
+	}
+
+	endsFirst := false
+	if !p.end.IsZero() {
+		left := time.Until(p.end)
+		endsFirst = left <= backoff
+		backoff = min(backoff, left)
+	}
+	if p.timer == nil {
+		p.timer = time.NewTimer(backoff)
+	} else {
+		p.timer.Reset(backoff)
+	}
+	select {
+	case <-ctx.Done():
+		p.timer.Stop()
+		return false, ctx.Err()
+	case <-p.timer.C:
+	}
+	if endsFirst {
+		return false, context.DeadlineExceeded
+	}
+	return true, nil
 }

@@ -58,7 +58,8 @@ func (c crowd) run(b *testing.B) {
 		handovers = make([][]time.Duration, len(counts))
 	)
 	work := func(worker int, locker *redislock.Client) {
-		ctx := context.Background()
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
 		for time.Now().Before(end) {
 			asked := time.Now()
 			lock, err := locker.Obtain(ctx, key, 10*time.Second, fair())

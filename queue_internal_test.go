@@ -62,19 +62,31 @@ func TestParseHandover(t *testing.T) {
 	assert.Equal(t, handover{id: "process.7", sent: -time.Second, key: "a: {", value: "value 1"}, h)
 }
 
+// unusedSubscription returns a subscription without a subscription.
+func unusedSubscription() *subscription {
+	return &subscription{
+		background: &background{servers: newServer(nil), closed: true},
+
+		waiters: make(map[string]*waiter),
+		holders: make(map[string]*waiter),
+		idle:    time.NewTimer(time.Hour),
+		closed:  make(chan struct{}),
+	}
+}
+
 // Locks that are never released, only left to expire, are forgotten even so.
-func TestInbox_forgetsExpiredLocks(t *testing.T) {
+func TestSubscription_forgetsExpiredLocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &inbox{served: make(map[string]*waiter)}
+		b := unusedSubscription()
 		for i := range 10_000 {
 			w := &waiter{id: strconv.Itoa(i)}
-			w.lock = &Lock{}
+			w.lock = &singleClaim{}
 			w.lock.lease.begin(sinceEpoch(), time.Second)
-			b.serve(w)
+			b.serveLocked(w)
 			time.Sleep(100 * time.Millisecond)
 		}
-		assert.LessOrEqual(t, len(b.served), 128)
-		assert.Contains(t, b.served, "9999")
+		assert.LessOrEqual(t, len(b.holders), 128)
+		assert.Contains(t, b.holders, "9999")
 	})
 }
 
@@ -92,9 +104,10 @@ func TestParseHandover_malformed(t *testing.T) {
 func TestWaiter_askCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const fields, ttl, alive, waited = 7, 1, 3, 4
-		w := newWaiter(newLock(New(&answering{start: time.Now()}), []string{"key"}, nil), 1500*time.Microsecond, &Options{})
+		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), 1500*time.Microsecond, &Options{})
+		w.listen()
 		time.Sleep(2 * time.Second)
-		first := w.askCall()
+		first := w.askCallLocked()
 		assert.Len(t, first.args, fields)
 		assert.EqualValues(t, 1, first.args[ttl])
 		assert.EqualValues(t, 1000, first.args[alive], "no message can reach it")
@@ -102,9 +115,9 @@ func TestWaiter_askCall(t *testing.T) {
 		assert.Equal(t, sinceEpoch(), first.sent)
 
 		w.state = queued
-		assert.EqualValues(t, 2_000_000, w.askCall().args[waited])
-		w.inbox = &inbox{confirmed: true, channel: "pchannel"}
-		call := w.askCall()
+		assert.EqualValues(t, 2_000_000, w.askCallLocked().args[waited])
+		w.subscription = &subscription{confirmed: true, channel: "pchannel"}
+		call := w.askCallLocked()
 		assert.EqualValues(t, 3000, call.args[alive])
 		assert.Equal(t, "pchannel", call.args[fields-1])
 	})
@@ -114,14 +127,15 @@ func TestWaiter_askCall(t *testing.T) {
 // TTL ends, but not all the time after that.
 func TestWaiter_nextAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWaiter(newLock(New(&answering{start: time.Now()}), []string{"key"}, nil), time.Minute, &Options{})
-		until := func() time.Duration { return w.nextAsk() - sinceEpoch() }
+		w := newWaiter(claimOn(&answering{start: time.Now()}, nil), time.Minute, &Options{})
+		w.listen()
+		until := func() time.Duration { return w.nextAskLocked() - sinceEpoch() }
 		w.holderEnds = sinceEpoch() + time.Hour
 		for range 100 {
-			w.inbox = nil
+			w.subscription = nil
 			assert.LessOrEqual(t, until(), 50*time.Millisecond)
 			assert.GreaterOrEqual(t, until(), 45*time.Millisecond)
-			w.inbox = &inbox{confirmed: true}
+			w.subscription = &subscription{confirmed: true}
 			assert.LessOrEqual(t, until(), time.Second)
 			assert.GreaterOrEqual(t, until(), 900*time.Millisecond)
 		}
@@ -134,10 +148,9 @@ func TestWaiter_nextAsk(t *testing.T) {
 	})
 }
 
-// An inbox that somebody has come to use meanwhile is not closed.
-func TestInbox_closeIfIdle(t *testing.T) {
-	b := &inbox{waiters: make(map[string]*waiter), closed: make(chan struct{})}
-	b.idle = time.AfterFunc(time.Hour, func() {})
+// A subscription that somebody has come to use meanwhile is not closed.
+func TestSubscription_closeIfIdle(t *testing.T) {
+	b := unusedSubscription()
 	b.waiters["one"] = &waiter{}
 	b.closeIfIdle()
 	assert.False(t, isClosed(b.closed))
@@ -150,8 +163,9 @@ func TestInbox_closeIfIdle(t *testing.T) {
 // waiterOf returns a waiter for a key of a server, whose replies to scripts are always the same.
 func waiterOf(server *answering) *waiter {
 	server.start = time.Now()
-	lock := newLock(New(server), []string{"key"}, nil)
+	lock := claimOn(server, nil)
 	lock.waiter = newWaiter(lock, time.Minute, &Options{})
+	lock.waiter.listen()
 	return lock.waiter
 }
 
@@ -192,7 +206,7 @@ func TestWaiter_take(t *testing.T) {
 					w.keys = append(w.keys, "fence")
 				}
 				time.Sleep(time.Hour) // for ages before the start
-				held, err := w.take(t.Context(), turn{told: test.told, sent: sinceEpoch() - test.age})
+				held, err := w.take(t.Context(), grant{told: test.told, sent: sinceEpoch() - test.age})
 				assert.NoError(t, err)
 				assert.Equal(t, test.held, held)
 				assert.Len(t, test.server.made(), test.asks)
@@ -202,7 +216,7 @@ func TestWaiter_take(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := waiterOf(&answering{from: time.Hour}).take(ctx, turn{told: true, sent: sinceEpoch() - time.Hour})
+		_, err := waiterOf(&answering{from: time.Hour}).take(ctx, grant{told: true, sent: sinceEpoch() - time.Hour})
 		assert.Error(t, err, "the call is over")
 	})
 }
@@ -213,13 +227,13 @@ func TestWaiter_unheard(t *testing.T) {
 		for _, left := range []int64{0, 5000} {
 			w := waiterOf(&answering{})
 			renewed := 0
-			w.inbox = &inbox{confirmed: true, since: sinceEpoch(), renew: func() { renewed++ }}
-			w.wait(sinceEpoch(), -left)
-			assert.True(t, w.inbox.confirmed, "it is heard")
-			w.wait(sinceEpoch()-1, -unheard-left)
-			assert.True(t, w.inbox.confirmed, "that was before the subscription")
-			w.wait(sinceEpoch(), -unheard-left)
-			assert.False(t, w.inbox.confirmed)
+			w.subscription = &subscription{background: w.background, confirmed: true, since: sinceEpoch(), renew: func() { renewed++ }}
+			w.waitLocked(sinceEpoch(), -left)
+			assert.True(t, w.subscription.confirmed, "it is heard")
+			w.waitLocked(sinceEpoch()-1, -unheard-left)
+			assert.True(t, w.subscription.confirmed, "that was before the subscription")
+			w.waitLocked(sinceEpoch(), -unheard-left)
+			assert.False(t, w.subscription.confirmed)
 			assert.Equal(t, sinceEpoch()+time.Duration(left+1)*time.Millisecond, w.holderEnds)
 			time.Sleep(time.Second)
 			synctest.Wait()
@@ -231,42 +245,25 @@ func TestWaiter_unheard(t *testing.T) {
 func TestWaiter_next(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		silent := errors.New("silent")
-		ask, leave := call{script: queueAskScript, sent: sinceEpoch()}, call{script: queueLeaveScript, sent: sinceEpoch()}
+		ask := call{script: queueAskScript, sent: sinceEpoch()}
 		w := waiterOf(&answering{})
 		w.holderEnds = sinceEpoch() + time.Hour
-		next := func(state waiterState, call call, err error) (time.Duration, bool) {
-			w.state = state
-			due, ok := w.next(call, err)
-			return due - sinceEpoch(), ok
-		}
-		requireIn := func(least, most time.Duration, state waiterState, call call, err error) {
+		requireIn := func(least, most time.Duration, err error) {
 			t.Helper()
-			due, ok := next(state, call, err)
+			due, ok := w.nextLocked(ask, err)
 			assert.True(t, ok)
-			assert.GreaterOrEqual(t, due, least)
-			assert.LessOrEqual(t, due, most)
+			assert.GreaterOrEqual(t, due-sinceEpoch(), least)
+			assert.LessOrEqual(t, due-sinceEpoch(), most)
 		}
-		requireIn(45*time.Millisecond, 50*time.Millisecond, queued, ask, nil)
-		w.inbox = &inbox{confirmed: true, since: sinceEpoch()}
-		requireIn(900*time.Millisecond, time.Second, queued, ask, nil)
-		w.inbox.since++
-		due, ok := w.next(ask, nil)
+		requireIn(45*time.Millisecond, 50*time.Millisecond, nil)
+		w.subscription = &subscription{confirmed: true, since: sinceEpoch()}
+		requireIn(900*time.Millisecond, time.Second, nil)
+		w.subscription.since++
+		due, ok := w.nextLocked(ask, nil)
 		assert.True(t, ok)
 		assert.Equal(t, atOnce, due, "the server did not know of the subscription")
-
-		_, ok = next(leaving, ask, nil)
-		assert.False(t, ok, "the leaving has its own time")
-		_, ok = next(leaving, ask, silent)
-		assert.False(t, ok)
-		for _, state := range []waiterState{queued, leaving} {
-			w.retry = 0
-			for _, wait := range []time.Duration{20, 40, 80, 160, 320, 640, 1000, 1000} {
-				of := ask
-				if state == leaving {
-					of = leave
-				}
-				requireIn(wait*time.Millisecond/2, wait*time.Millisecond*3/2, state, of, silent)
-			}
+		for _, wait := range []time.Duration{20, 40, 80, 160, 320, 640, 1000, 1000} {
+			requireIn(wait*time.Millisecond/2, wait*time.Millisecond*3/2, silent)
 		}
 	})
 }
@@ -284,14 +281,14 @@ func TestWaiter_askAfterTheTTL(t *testing.T) {
 				server := &answering{}
 				w := waiterOf(server)
 				w.lock.lease.begin(sinceEpoch(), time.Minute)
-				b := &inbox{served: make(map[string]*waiter)}
-				b.serve(w)
-				w.state = served
+				b := unusedSubscription()
+				w.subscription = b
+				w.becomeLocked(served)
+				assert.Len(t, b.holders, 1)
 				time.Sleep(test.age)
-				w.asks++
-				w.endAsk(sinceEpoch(), 1, nil)
+				w.end(call{sent: sinceEpoch()}, 1, nil)
 				w.released()
-				assert.Empty(t, b.served)
+				assert.Empty(t, b.holders)
 				time.Sleep(time.Minute)
 				assert.Equal(t, test.leaves, len(server.made()) > 0)
 			})
@@ -299,25 +296,108 @@ func TestWaiter_askAfterTheTTL(t *testing.T) {
 	}
 }
 
+// What of asks is under way when the waiting ends is waited for, and followed by the leaving: at
+// once if it was the last, else after the grace.
+func TestWaiter_quit(t *testing.T) {
+	for name, test := range map[string]struct {
+		asks   int32
+		lost   bool
+		ends   time.Duration // when the last ask ends
+		took   time.Duration
+		leaves []time.Duration
+	}{
+		"none":                {0, false, 0, leaveGrace, []time.Duration{0}},
+		"an ask was lost":     {0, true, 0, 0, []time.Duration{0}},
+		"one":                 {1, false, time.Millisecond, leaveGrace, []time.Duration{0, time.Millisecond}},
+		"one that is slow":    {1, false, time.Second, leaveGrace, []time.Duration{0, time.Second}},
+		"one beside the lost": {1, true, time.Second, 0, []time.Duration{0, time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := &answering{}
+				w := waiterOf(server)
+				w.enqueue()
+				underWay := func(asks int32) {
+					w.mu.Lock()
+					defer w.unlock()
+					w.underWay += asks
+					w.lane.busy += int(asks)
+				}
+				underWay(test.asks)
+				go func() {
+					time.Sleep(test.ends)
+					if test.asks > 0 {
+						w.end(call{sent: sinceEpoch()}, -1000, nil)
+						w.mu.Lock()
+						w.landLocked()
+						w.lane.busy--
+						w.lane.wakeUp()
+						w.unlock()
+					}
+				}()
+				w.quit(test.lost)
+				assert.Equal(t, test.took, time.Since(server.start))
+				time.Sleep(time.Minute)
+				assert.Equal(t, test.leaves, server.made())
+				assert.Zero(t, Tasks(server))
+			})
+		})
+	}
+}
+
+// A message for a waiter whose lock was lost is not its own any more.
+func TestWaiter_lost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{})
+		w.lock.lease.begin(sinceEpoch(), time.Minute)
+		s := unusedSubscription()
+		w.subscription = s
+		w.becomeLocked(served)
+		assert.Len(t, s.holders, 1)
+		w.lock.lose(errGone)
+		assert.Empty(t, s.holders)
+		w.released()
+	})
+}
+
+// The caller is told of the last ask also if that has just ended when the waiting does.
+func TestWaiter_lastAskEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{})
+		w.enqueue()
+		w.mu.Lock()
+		w.underWay = 2
+		w.unlock()
+		w.end(call{sent: sinceEpoch()}, -1000, nil)
+		idle := w.giveUp(true)
+		w.end(call{sent: sinceEpoch()}, -1000, nil)
+		w.mu.Lock()
+		w.landLocked()
+		assert.False(t, isClosed(idle))
+		w.landLocked()
+		assert.True(t, isClosed(idle))
+		w.unlock()
+	})
+}
+
 // So many leave a server that is silent, and no more. Those that wait in the queue leave all.
 func TestWaiter_leavingIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answering{from: time.Hour}
 		w := waiterOf(server)
-		for range maxLeaving {
+		for range maxUndos[leave] {
 			newWaiter(w.lock, time.Minute, &Options{}).leave()
 		}
-		assert.Equal(t, maxLeaving, Leaving(server))
-		w.leave()
-		assert.Equal(t, gone, w.state)
-		assert.Equal(t, maxLeaving, Tasks(server))
+		assert.Equal(t, maxUndos[leave], Leaving(server))
+		assert.True(t, isClosed(w.leave()))
+		assert.Equal(t, maxUndos[leave], Tasks(server))
 		w = newWaiter(w.lock, time.Minute, &Options{})
-		w.state = queued
-		waiting.count++
-		w.leave()
-		assert.Equal(t, leaving, w.state)
-		assert.Equal(t, maxLeaving+1, Tasks(server))
-		assert.Zero(t, Waiting())
+		w.listen()
+		w.enqueue()
+		w.giveUp(false)
+		assert.False(t, isClosed(w.leave()))
+		assert.Equal(t, maxUndos[leave]+1, Tasks(server))
+		assert.Zero(t, Waiting(server))
 		time.Sleep(time.Minute)
 		assert.Zero(t, Tasks(server))
 	})

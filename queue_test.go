@@ -1204,7 +1204,7 @@ func TestFairQueue_secondRelease(t *testing.T) {
 	require.NoError(t, lock.Release(t.Context()))
 	gate.open("ask")
 	asks.fail()
-	require.Eventually(t, func() bool { return redislock.Tasks(client) == 1 }, 10*time.Second, time.Millisecond, "it leaves")
+	require.Eventually(t, func() bool { return redislock.Tasks(client) > 0 }, 10*time.Second, time.Millisecond, "it leaves")
 	require.Equal(t, redislock.ErrLockNotHeld, lock.Release(t.Context()))
 	require.Eventually(t, func() bool { return redislock.Tasks(client) == 0 }, 10*time.Second, time.Millisecond)
 	awaitNoKeys(t, rdb)
@@ -1397,7 +1397,7 @@ func TestFairQueue_counts(t *testing.T) {
 	assert.Equal(t, redislock.Stats{Obtain: redislock.Status{Cancel: 1}, Backoff: 1}, got)
 	results := make(chan obtained, 1)
 	waitInLine(t, t.Context(), rdb, rdb, "waits", fair(), results)
-	require.Eventually(t, func() bool { return redislock.Waiting() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return redislock.Waiting(rdb) == 1 }, 10*time.Second, time.Millisecond)
 	requireOrder(t, lock, results, "waits")
-	assert.Zero(t, redislock.Waiting())
+	assert.Zero(t, redislock.Waiting(rdb))
 }

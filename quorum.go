@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -61,9 +60,9 @@ func NewQuorum(clients ...RedisClient) *Client {
 	}
 	q := &quorum{}
 	for _, client := range clients {
-		q.nodes = append(q.nodes, &node{Client: New(client), calls: make(chan struct{}, maxNodeCalls), batches: make(chan struct{}, maxPipelines)})
+		q.nodes = append(q.nodes, &node{server: newServer(client), calls: make(chan struct{}, maxNodeCalls), batches: make(chan struct{}, maxPipelines)})
 	}
-	return &Client{quorum: q}
+	return &Client{servers: q}
 }
 
 // NodeError is what went wrong with one node of a quorum.
@@ -87,20 +86,9 @@ type quorum struct {
 }
 
 type node struct {
-	*Client
+	*server
 	calls   chan struct{} // one for each that is under way
 	batches chan struct{} // the same of pipelines
-}
-
-// ballot is what a quorum's lock has to remember of the nodes.
-type ballot struct {
-	// unsure are the nodes on which a command that takes the lock may still be under
-	// way, because it was not answered in time.
-	unsure []atomic.Bool
-
-	// Guarded by the mutex of the lease.
-	healing  int           // commands that heal a node and are not answered yet
-	healedBy time.Duration // since epoch: when none of them can come into effect any more
 }
 
 var errSilent = errors.New("no answer in time")
@@ -125,13 +113,6 @@ func nodeWait(ttl time.Duration) time.Duration {
 	return min(max(ttl/10, leastNodeWait), mostNodeWait)
 }
 
-// ask asks all nodes at the same time.
-func (q *quorum) ask(ctx context.Context, wait time.Duration, ask func(ctx context.Context, i int) (int64, error)) []answer {
-	answers := q.allNodes()
-	q.askThese(ctx, wait, answers, ask)
-	return answers
-}
-
 // allNodes returns an answer of each node, which is yet to be asked for.
 func (q *quorum) allNodes() []answer {
 	answers := make([]answer, len(q.nodes))
@@ -141,9 +122,9 @@ func (q *quorum) allNodes() []answer {
 	return answers
 }
 
-// askThese asks the nodes that the answers name, at the same time. Those that have not
+// askNodes asks the nodes that the answers name, at the same time. Those that have not
 // answered in time have errSilent as their answer. It does not outlast ctx.
-func (q *quorum) askThese(ctx context.Context, wait time.Duration, answers []answer, ask func(ctx context.Context, i int) (int64, error)) {
+func (q *quorum) askNodes(ctx context.Context, wait time.Duration, answers []answer, ask func(ctx context.Context, i int) (int64, error)) []answer {
 	start := sinceEpoch()
 	arrived := make(chan answerAt, len(answers))
 	for at := range answers {
@@ -170,11 +151,12 @@ func (q *quorum) askThese(ctx context.Context, wait time.Duration, answers []ans
 				timer.Reset(min(max(took, straggle), wait-took))
 			}
 		case <-timer.C:
-			return
+			return answers
 		case <-ctx.Done():
-			return
+			return answers
 		}
 	}
+	return answers
 }
 
 // run runs a script on one node, if that is not busy with calls that it does not answer.
@@ -183,7 +165,7 @@ func (n *node) run(ctx context.Context, script *redis.Script, keys []string, arg
 		return 0, errSilent
 	}
 	defer func() { <-n.calls }()
-	return n.Client.run(ctx, script, keys, args...)
+	return call{script: script, keys: keys, args: args}.run(ctx, n.server)
 }
 
 // enter takes a place among those that are under way, if there is one before ctx ends.
@@ -217,7 +199,7 @@ func (n *node) runAll(ctx context.Context, calls []call, tell func(first int, re
 		}
 		running.Go(func() {
 			defer func() { <-n.calls }()
-			reply, err := n.Client.run(ctx, c.script, c.keys, c.args...)
+			reply, err := c.run(ctx, n.server)
 			tell(i, []result{{reply, err}})
 		})
 	}
@@ -273,65 +255,27 @@ func (q *quorum) impossible(answers []answer) bool {
 	return count(answers, denied) > len(q.nodes)-q.majority()
 }
 
-// try asks all nodes once. It returns neither lock nor error if not enough of them are
-// free.
-func (q *quorum) try(ctx context.Context, lock *Lock, ttl time.Duration) (*Lock, error) {
-	ttl = ttl.Truncate(time.Millisecond)
-	lock.lease.begin(sinceEpoch(), ttl)
-	keys, mark := lock.quorumKeys(), ""
-	if !lock.unique {
-		mark = randomToken()
+func (q *quorum) check(keys []string, opt *Options) error {
+	switch {
+	case opt.Token != "" && q.unmarkable(keys) != "":
+		return fmt.Errorf("redislock: key %q with Token %q: because of the closing brace the mark of a try "+
+			"would be in another slot; give the key a {hash tag}", q.unmarkable(keys), opt.Token)
+	case opt.FenceKey != "":
+		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
+	case opt.MinReplicas != 0:
+		return fmt.Errorf("redislock: MinReplicas of %d with NewQuorum: the quorum takes the place of replicas", opt.MinReplicas)
+	default:
+		return nil
 	}
-	answers := q.ask(ctx, nodeWait(ttl), func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, quorumObtainScript, keys, lock.value, ttl.Milliseconds(), lock.tokenArg(), mark)
-	})
-	lock.noteUnsure(answers)
-	if count(answers, granted) >= q.majority() && lock.lease.remaining() > 0 {
-		return lock, nil
-	}
-	q.undo(ctx, lock, ttl, answers, mark)
-	if q.impossible(answers) || count(answers, fine) >= q.majority() && ctx.Err() == nil {
-		return nil, nil
-	}
-	return nil, q.silence(ctx, answers)
 }
 
-// undo gives back what a failed try took. It goes on in the background when ctx ends.
-func (q *quorum) undo(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer, mark string) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		ctx := context.WithoutCancel(ctx)
-		if lock.unique {
-			q.releaseOn(ctx, lock, ttl, slices.DeleteFunc(slices.Clone(answers), untouched))
-			return
+func (q *quorum) checkTags(keys []string) error {
+	for _, n := range q.nodes {
+		if err := n.checkTags(keys); err != nil {
+			return err
 		}
-		// By a custom token the lock may have been held before, on any node, and other
-		// calls may count on what this one took: only that goes, and only if they do not.
-		taken := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply < 2 })
-		q.askThese(ctx, nodeWait(ttl), taken, func(ctx context.Context, i int) (int64, error) {
-			return q.nodes[i].run(ctx, quorumUndoScript, lock.quorumKeys(), lock.value, mark)
-		})
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
 	}
-}
-
-// quorumKeys are the keys that the scripts of a quorum take: with a custom token, also those
-// of the marks on what a try has newly taken. Each key has its own: calls with the same token
-// may have some of their keys in common.
-func (l *Lock) quorumKeys() []string {
-	keys := slices.Clip(l.keys)
-	if l.unique {
-		return keys
-	}
-	for _, key := range l.keys {
-		prefix, _ := queuePrefix(key)
-		keys = append(keys, prefix+":redislock:try")
-	}
-	return keys
+	return nil
 }
 
 // unmarkable returns a key whose mark would be in another slot; "" if there is none.
@@ -347,69 +291,21 @@ func (q *quorum) unmarkable(keys []string) string {
 	return ""
 }
 
-// noteUnsure notes on which nodes the lock may yet be taken.
-func (l *Lock) noteUnsure(answers []answer) {
-	for _, a := range answers {
-		if a.err != nil && !refused(a.err) {
-			l.watch.ballot.unsure[a.node].Store(true)
-		}
-	}
+// bound leaves it to the nodes, none of which is waited for.
+func (q *quorum) bound(ctx context.Context, _ time.Duration) (context.Context, context.CancelFunc) {
+	return ctx, func() {}
 }
 
-// releaseOn releases the lock on the nodes that the answers name, and replaces these. It
-// goes on in the background with nodes that do not answer, or may take the lock yet.
-func (q *quorum) releaseOn(ctx context.Context, lock *Lock, ttl time.Duration, answers []answer) {
-	q.askThese(ctx, nodeWait(ttl), answers, func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, releaseScript, lock.keys, lock.value)
-	})
-	for _, a := range answers {
-		if a.err != nil && !refused(a.err) || a.reply == 0 && lock.watch.ballot.unsure[a.node].Load() {
-			there := &Lock{Client: q.nodes[a.node].Client, keys: lock.keys, value: lock.value, unique: lock.unique}
-			there.releaseOrphan()
-		}
-	}
-}
+func (q *quorum) identity() any { return q }
 
-// abandon releases a lock that nobody holds any more, if it is unique.
-func (q *quorum) abandon(lock *Lock, ttl time.Duration) {
-	if lock.unique {
-		time.Sleep(lock.untilHealed())
-		q.releaseOn(context.Background(), lock, ttl, q.allNodes())
-	}
-}
+func (q *quorum) together(bool) bool { return true }
 
-// releaseHeld releases the lock of a holder, and reports whether a majority had it.
-//
-// No refresh brings back what is deleted here. Only a command that heals could: it sets a
-// key. None is sent once the lease has ended, which it has by now. One that was sent
-// before, and not answered yet, refuses to do anything healGrace after the moment at which
-// its own node, by its own clock, had last answered; that has passed when the waiting
-// here is over.
-func (q *quorum) releaseHeld(ctx context.Context, lock *Lock) (held bool, _ error) {
-	time.Sleep(lock.untilHealed())
-	answers := q.allNodes()
-	q.releaseOn(ctx, lock, orphanTimeout, answers)
-	if count(answers, granted) >= q.majority() {
-		return true, nil
+// ask has locks refreshed, each of which ends as soon as it is decided. It returns when a majority
+// of nodes has answered: locks that are not decided by that must not hold up the others.
+func (q *quorum) ask(attempts []attempt) {
+	locks := make([]refreshing, len(attempts))
+	for i, a := range attempts {
+		locks[i] = refreshing{lock: a.quorum, ttl: a.ttl, wait: q.refreshWait(a.ttl), done: a.end}
 	}
-	if q.impossible(answers) {
-		return false, nil
-	}
-	return false, q.silence(ctx, answers)
-}
-
-// ttl returns what a majority still grants, in milliseconds.
-func (q *quorum) ttl(ctx context.Context, lock *Lock) (int64, error) {
-	answers := q.ask(ctx, mostNodeWait, func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, ttlScript, lock.keys, lock.value)
-	})
-	if count(answers, fine) < q.majority() {
-		return 0, q.silence(ctx, answers)
-	}
-	var ttls []int64
-	for _, a := range answers {
-		ttls = append(ttls, a.reply) // 0 of one that did not answer
-	}
-	slices.Sort(ttls)
-	return ttls[len(ttls)-q.majority()], nil
+	<-q.refresh(context.Background(), locks)
 }

@@ -8,7 +8,7 @@ import (
 
 // refreshing is a lock of a quorum that is to be refreshed.
 type refreshing struct {
-	lock    *Lock
+	lock    *quorumClaim
 	ttl     time.Duration
 	shorten bool          // as for renew
 	wait    time.Duration // for how long at most, until it is decided
@@ -64,17 +64,6 @@ func (q *quorum) refresh(ctx context.Context, locks []refreshing) (heard <-chan 
 	return r.heard
 }
 
-// renew refreshes one lock.
-func (q *quorum) renew(ctx context.Context, lock *Lock, ttl time.Duration, shorten bool) (int64, error) {
-	results := make(chan result, 1)
-	q.refresh(ctx, []refreshing{{
-		lock: lock, ttl: ttl, shorten: shorten, wait: nodeWait(ttl),
-		done: func(r result) { results <- r },
-	}})
-	r := <-results
-	return r.reply, r.err
-}
-
 // refreshWait is how long a watchdog's refresh may take. To a node without pipelines it is
 // a call of its own, which waits for a connection until those of other locks are answered.
 func (q *quorum) refreshWait(ttl time.Duration) time.Duration {
@@ -124,9 +113,9 @@ func (r *refreshes) ask(ctx context.Context) {
 	calls := make([]call, len(r.locks))
 	for i, l := range r.locks {
 		calls[i] = call{
-			script: quorumRefreshScript,
-			keys:   l.lock.quorumKeys(),
-			args:   l.lock.refreshArgs(l.shorten, l.lock.value, l.ttl.Milliseconds(), len(l.lock.keys)),
+			script: refreshScript,
+			keys:   l.lock.nodeKeys(),
+			args:   append(l.lock.refreshArgs(l.shorten, l.ttl), len(l.lock.keys)),
 		}
 	}
 	for i, node := range r.nodes {
@@ -204,67 +193,4 @@ func (r *refreshes) hear(l *refreshing) {
 	if r.unheard--; r.unheard == 0 {
 		close(r.heard)
 	}
-}
-
-// healing is a lock that a node has lost, or never had. It is taken there again: else one
-// restart after the other would wear the majority down.
-type healing struct {
-	lock *Lock
-	ttl  time.Duration
-	now  int64 // by the node's clock, in milliseconds, when it said so
-}
-
-// heal takes locks on a node that has lost them.
-func (n *node) heal(locks []healing) {
-	var calls []call
-	var healed []*Lock
-	for _, h := range locks {
-		if !h.lock.beginHealing() {
-			continue
-		}
-		healed = append(healed, h.lock)
-		calls = append(calls, call{
-			script: quorumHealScript,
-			keys:   h.lock.quorumKeys(),
-			args:   []any{h.lock.value, h.ttl.Milliseconds(), h.now + healGrace.Milliseconds(), len(h.lock.keys)},
-		})
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), mostNodeWait)
-	defer cancel()
-	n.runAll(ctx, calls, func(first int, results []result) {
-		for i, r := range results {
-			if r.err == nil || refused(r.err) {
-				healed[first+i].endHealing()
-			}
-		}
-	})
-}
-
-// beginHealing notes that a command that heals is about to be sent, unless the lock has ended.
-func (l *Lock) beginHealing() bool {
-	l.lease.mu.Lock()
-	defer l.lease.mu.Unlock()
-	if l.lease.cause != nil {
-		return false
-	}
-	l.watch.ballot.healing++
-	l.watch.ballot.healedBy = sinceEpoch() + healGrace + healGrace/100 + time.Millisecond
-	return true
-}
-
-// untilHealed is how long a command that heals and was not answered may yet come into effect.
-func (l *Lock) untilHealed() time.Duration {
-	l.lease.mu.Lock()
-	defer l.lease.mu.Unlock()
-	if l.watch.ballot.healing == 0 {
-		return 0
-	}
-	return l.watch.ballot.healedBy - sinceEpoch()
-}
-
-// endHealing notes that such a command was answered.
-func (l *Lock) endHealing() {
-	l.lease.mu.Lock()
-	defer l.lease.mu.Unlock()
-	l.watch.ballot.healing--
 }

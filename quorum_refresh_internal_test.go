@@ -28,13 +28,13 @@ func newRefreshTest(t *testing.T, client func(*redis.Client) RedisClient) refres
 		test.servers = append(test.servers, server)
 		clients = append(clients, client(server.Client(func(o *redis.Options) { o.ReadTimeout = 20 * time.Second })))
 	}
-	test.quorum = NewQuorum(clients...).quorum
+	test.quorum = NewQuorum(clients...).servers.(*quorum)
 	return test
 }
 
 // lock obtains a lock, which some of the nodes lose.
-func (t refreshTest) lock(key string, lost ...int) *Lock {
-	lock, err := (&Client{quorum: t.quorum}).Obtain(t.Context(), key, time.Minute, nil)
+func (t refreshTest) lock(key string, lost ...int) *quorumClaim {
+	lock, err := (&Client{servers: t.quorum}).Obtain(t.Context(), key, time.Minute, nil)
 	require.NoError(t, err)
 	for _, server := range t.servers {
 		require.Eventually(t, func() bool { return server.Client().Exists(t.Context(), key).Val() == 1 }, 10*time.Second, time.Millisecond)
@@ -42,11 +42,11 @@ func (t refreshTest) lock(key string, lost ...int) *Lock {
 	for _, i := range lost {
 		require.NoError(t, t.servers[i].Client().Del(t.Context(), key).Err())
 	}
-	return lock
+	return lock.claim.(*quorumClaim)
 }
 
 // refreshed is a lock and a channel on which its result comes.
-func refreshed(lock *Lock, wait time.Duration) (refreshing, chan result) {
+func refreshed(lock *quorumClaim, wait time.Duration) (refreshing, chan result) {
 	results := make(chan result, 1)
 	return refreshing{lock: lock, ttl: time.Minute, wait: wait, done: func(r result) { results <- r }}, results
 }
@@ -110,7 +110,7 @@ type holding struct {
 }
 
 func (h holding) EvalSha(ctx context.Context, digest string, keys []string, args ...any) *redis.Cmd {
-	if keys[0] == h.key && digest == quorumRefreshScript.Hash() {
+	if keys[0] == h.key && digest == refreshScript.Hash() {
 		<-h.released
 	}
 	return h.Scripter.EvalSha(ctx, digest, keys, args...)
@@ -157,7 +157,7 @@ func TestRefreshes_contextEnds(t *testing.T) {
 
 // A node that has no place left for calls is silent.
 func TestNode_runAllWithoutAPlace(t *testing.T) {
-	n := &node{Client: New(nil), calls: make(chan struct{}), batches: make(chan struct{})}
+	n := &node{server: newServer(nil), calls: make(chan struct{}), batches: make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, own := range []bool{true, false} {

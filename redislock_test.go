@@ -649,6 +649,20 @@ func TestObtain_clientThatChangesKeys(t *testing.T) {
 	requireGone(t, rdb, "my-"+key)
 }
 
+// A key that is somebody else's is left alone, and so is another of the same lock.
+func TestRefresh_somebodyElses(t *testing.T) {
+	onBoth(t, func(t *testing.T, rdb *redis.Client) {
+		lock, err := redislock.ObtainMulti(t.Context(), rdb, []string{"mine", "taken"}, time.Minute, nil)
+		require.NoError(t, err)
+		require.NoError(t, rdb.Set(t.Context(), "taken", "somebody else", time.Minute).Err())
+		assert.Equal(t, redislock.ErrNotObtained, lock.Refresh(t.Context(), time.Hour, nil))
+		for _, key := range lock.Keys() {
+			assert.LessOrEqual(t, rdb.PTTL(t.Context(), key).Val(), time.Minute)
+		}
+		assert.True(t, isClosed(lock.Done()))
+	})
+}
+
 func TestRefresh(t *testing.T) {
 	onBothInTurn(t, func(t *testing.T, rdb *redis.Client) {
 		lock := obtain(t, rdb, nil)

@@ -30,31 +30,28 @@ func isUnconfirmed(err error) bool {
 	return errors.As(err, &unconfirmed)
 }
 
-// runConfirmed runs a script that writes, as run does, and waits until that many replicas
-// have what it wrote, for at most as long as ttl bears. It takes one round trip: WAIT
-// follows the script on its connection, which is the one whose writes it counts.
-func (c *Client) runConfirmed(ctx context.Context, replicas int, ttl time.Duration, script *redis.Script, keys []string, args ...any) (reply int64, err error) {
-	if c == nil || c.client == nil {
-		return 0, errNoClient
-	}
-	run := script.EvalSha
+// runConfirmed waits until the replicas have what the script wrote, for at most as long as the
+// TTL bears. It takes one round trip: WAIT follows the script on its connection, which is the
+// one whose writes it counts.
+func (c call) runConfirmed(ctx context.Context, s *server) (reply int64, err error) {
+	run := c.script.EvalSha
 	for retries := 0; ; retries++ {
-		reply, err = c.runAndWait(ctx, replicas, ttl, run, keys, args)
+		reply, err = c.runAndWait(ctx, s, run)
 		switch {
 		case err == nil:
 			return reply, nil
 		case noScript(err):
-			run = script.Eval
+			run = c.script.Eval
 		case retries < maxRedirects && redirected(err):
 			// This asks the node itself, so nobody else follows where the slot went.
-			c.lookForNodes(ctx)
+			s.lookForNodes(ctx)
 			select {
 			case <-time.After(redirectWait << retries):
 			case <-ctx.Done():
 				return 0, err
 			}
 		default:
-			return 0, nameTags(keys, err)
+			return 0, nameTags(c.keys, err)
 		}
 	}
 }
@@ -72,19 +69,19 @@ func redirected(err error) bool {
 
 type runner func(ctx context.Context, client redis.Scripter, keys []string, args ...any) *redis.Cmd
 
-func (c *Client) runAndWait(ctx context.Context, replicas int, ttl time.Duration, run runner, keys []string, args []any) (int64, error) {
-	client, err := c.oneConnection(keys[0])
+func (c call) runAndWait(ctx context.Context, s *server, run runner) (int64, error) {
+	connection, err := s.oneConnection(c.keys[0])
 	if err != nil {
 		return 0, err
 	}
-	timeout := waitTimeout(ctx, client, ttl)
+	timeout := waitTimeout(ctx, connection, c.ttl)
 	var written *redis.Cmd
 	var confirmed *redis.Cmd
 	var info *redis.StringCmd
-	_, _ = client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		written = run(ctx, pipe, keys, args...)
-		confirmed = pipe.Do(ctx, "wait", replicas, timeout.Milliseconds())
-		if _, plain := client.(*redis.Client); !plain {
+	_, _ = connection.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		written = run(ctx, pipe, c.keys, c.args...)
+		confirmed = pipe.Do(ctx, "wait", c.replicas, timeout.Milliseconds())
+		if _, plain := connection.(*redis.Client); !plain {
 			// The AutoPipeliner of a Cluster would send WAIT to any node.
 			info = pipe.Info(ctx, "cluster")
 		}
@@ -96,28 +93,28 @@ func (c *Client) runAndWait(ctx context.Context, replicas int, ttl time.Duration
 	}
 	if info != nil && strings.Contains(info.Val(), "cluster_enabled:1") {
 		return 0, &unconfirmedError{fmt.Sprintf("MinReplicas cannot be confirmed by a %T of a Redis Cluster: "+
-			"it has no method MasterForKey; use the *redis.ClusterClient itself", c.client)}
+			"it has no method MasterForKey; use the *redis.ClusterClient itself", s.client)}
 	}
 	n, err := confirmed.Int64()
 	if err != nil {
 		return 0, err
 	}
-	if n < int64(replicas) {
-		return 0, &unconfirmedError{fmt.Sprintf("only %d of %d replicas have confirmed the lock within %v", n, replicas, timeout)}
+	if n < int64(c.replicas) {
+		return 0, &unconfirmedError{fmt.Sprintf("only %d of %d replicas have confirmed the lock within %v", n, c.replicas, timeout)}
 	}
 	return reply, nil
 }
 
 // oneConnection returns what sends a pipeline to the node of the key in one piece.
-func (c *Client) oneConnection(key string) (pipeliner, error) {
-	if c.sharded() {
-		node := c.node(key)
+func (s *server) oneConnection(key string) (pipeliner, error) {
+	if s.sharded() {
+		node := s.node(key)
 		if node == nil {
 			return nil, fmt.Errorf("redislock: the node of key %q could not be found", key)
 		}
 		return node, nil
 	}
-	return c.pipelines(), nil
+	return s.pipelines(), nil
 }
 
 // waitTimeout is how long WAIT may block the connection: the client must not give up
@@ -133,13 +130,4 @@ func waitTimeout(ctx context.Context, client pipeliner, ttl time.Duration) time.
 		}
 	}
 	return max(timeout, time.Millisecond) // 0 would mean for ever
-}
-
-// update runs a script that sets the lock's TTL, confirmed by as many replicas as its
-// holder wanted.
-func (l *Lock) update(ctx context.Context, script *redis.Script, ttl time.Duration, keys []string, args ...any) (int64, error) {
-	if l.minReplicas == 0 {
-		return l.run(ctx, script, keys, args...)
-	}
-	return l.runConfirmed(ctx, int(l.minReplicas), ttl, script, keys, args...)
 }

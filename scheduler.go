@@ -5,7 +5,6 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -32,22 +31,17 @@ const (
 	maxPatience = 6
 )
 
-var schedule struct {
-	mu    sync.Mutex // guards all of lanes and tasks
-	lanes map[laneKey]*lane
-}
-
-// A task is a script that is run when it is due, until it is removed.
+// A task is a script that is run when it is due, from its start until it is stopped.
 type task struct {
 	job      job
-	lock     *Lock
 	interval time.Duration // in which it usually becomes due
 	patience time.Duration // how long an answer may take before another connection is tried
 
-	lane     *lane
+	lane     *lane         // nil before the start; the same for life
 	due      time.Duration // since epoch; atOnce does not wait for others
 	index    int32         // in lane.due; -1 outside
 	underWay int32         // attempts
+	idle     chan struct{} // closed once none is under way; nil: nobody waits for that
 }
 
 const atOnce = time.Duration(math.MinInt64 / 2) // so that sums do not overflow
@@ -58,10 +52,10 @@ type job interface {
 	begin() (call, bool)
 	// end takes in how that ended.
 	end(call call, reply int64, err error)
-	// next returns when to run it again, after the end, if the task has not been
-	// removed meanwhile. It runs with schedule.mu held. It is false to leave the time
+	// nextLocked returns when to run it again, after the end, if the task has not been
+	// stopped meanwhile. It runs with its background locked. It is false to leave the time
 	// as it is.
-	next(call call, err error) (due time.Duration, ok bool)
+	nextLocked(call call, err error) (due time.Duration, ok bool)
 }
 
 // latest is when the task leaves even if it has to leave alone.
@@ -69,45 +63,45 @@ func (t *task) latest() time.Duration {
 	return t.due + min(t.interval/20, maxGap)
 }
 
-func newTask(job job, lock *Lock, interval, patience time.Duration) task {
-	return task{job: job, lock: lock, interval: interval, patience: patience, index: -1}
+func newTask(job job, interval, patience time.Duration) task {
+	return task{job: job, interval: interval, patience: patience, index: -1}
 }
 
-// start puts the task on the lane of the lock's server, with schedule.mu held. A task that
-// was stopped may start again; while an attempt of it is under way it stays on the lane
-// that made it, whatever the key: that is where the attempt will look for it.
-func (t *task) start(key laneKey, due time.Duration) {
-	if t.underWay == 0 {
-		t.lane = openLane(key, t.lock)
-	}
+// startLocked puts the task on a lane, with its background locked.
+func (t *task) startLocked(lane *lane, due time.Duration) {
+	t.lane = lane
 	t.due = due
-	heap.Push(&t.lane.due, t)
+	heap.Push(&lane.due, t)
 	if t.index == 0 {
-		t.lane.rouse()
+		lane.wakeUp()
 	}
 }
 
-// hasten makes the task due earlier, with schedule.mu held.
-func (t *task) hasten(due time.Duration) {
-	if t.index < 0 || t.due <= due {
-		return
+// hastenLocked makes the task due earlier, with its background locked.
+func (t *task) hastenLocked(due time.Duration) {
+	if t.index >= 0 && due < t.due {
+		t.setDueLocked(due)
 	}
+}
+
+// setDueLocked changes when a task on a lane is due, with its background locked.
+func (t *task) setDueLocked(due time.Duration) {
 	t.due = due
 	heap.Fix(&t.lane.due, int(t.index))
 	if t.index == 0 {
-		t.lane.rouse()
+		t.lane.wakeUp()
 	}
 }
 
-// stop takes the task off its lane, with schedule.mu held, and reports whether it was
+// stopLocked takes the task off its lane, with its background locked, and reports whether it was
 // there.
-func (t *task) stop() bool {
+func (t *task) stopLocked() bool {
 	if t.index < 0 {
 		return false
 	}
 	heap.Remove(&t.lane.due, int(t.index))
 	if len(t.lane.due) == 0 {
-		t.lane.rouse() // to end
+		t.lane.wakeUp() // to end
 	}
 	return true
 }
@@ -119,50 +113,44 @@ func early(interval time.Duration) time.Duration {
 
 // lane runs the tasks of one server.
 type lane struct {
-	key    laneKey
-	client *Client
-	due    tasks
-	rest   time.Duration // since epoch: until then a task waits for others to leave with
-	busy   int           // batches that others have to wait for
-	wake   chan struct{} // holds a token if there is news for run
+	*background
+	key  laneKey
+	due  tasks
+	rest time.Duration // since epoch: until then a task waits for others to leave with
+	busy int           // batches that others have to wait for
+	wake chan struct{} // holds a token if there is news for run
 
-	underWay int // attempts
-
-	orphans, leaving int // of its tasks
+	undos [2]int // of its tasks, by kind
 }
 
-// laneKey tells servers apart: by the client, and by the node of the lock's key where
-// the client has several.
+// laneKey tells servers apart: by the node of the lock's key where the client has several.
 type laneKey struct {
-	client    any
 	node      *redis.Client
 	confirmed bool // by replicas, which takes longer and pipelines of its own
 }
 
-func laneKeyOf(lock *Lock) laneKey {
+// laneKey returns the key of the lane for a lock's key. It may ask a Cluster for its nodes, and so
+// comes before any mutex is locked.
+func (s *server) laneKey(key string, confirmed bool) laneKey {
 	// A wrong node costs no more than being held up by it: it is the client that routes.
-	return laneKey{
-		client:    lock.identity(),
-		node:      lock.node(lock.Key()),
-		confirmed: lock.minReplicas > 0,
-	}
+	return laneKey{node: s.node(key), confirmed: confirmed}
 }
 
-// openLane returns the lane of that key, with schedule.mu held.
-func openLane(key laneKey, lock *Lock) *lane {
-	if l := schedule.lanes[key]; l != nil {
+// openLaneLocked returns the lane of that key, with mu held.
+func (b *background) openLaneLocked(key laneKey) *lane {
+	if l := b.lanes[key]; l != nil {
 		return l
 	}
-	l := &lane{key: key, client: lock.Client, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
-	if schedule.lanes == nil {
-		schedule.lanes = make(map[laneKey]*lane)
+	l := &lane{background: b, key: key, rest: sinceEpoch(), wake: make(chan struct{}, 1)}
+	if b.lanes == nil {
+		b.lanes = make(map[laneKey]*lane)
 	}
-	schedule.lanes[key] = l
+	b.lanes[key] = l
 	go l.run()
 	return l
 }
 
-func (l *lane) rouse() {
+func (l *lane) wakeUp() {
 	select {
 	case l.wake <- struct{}{}:
 	default: // there is a token, which stands for this news too
@@ -191,16 +179,17 @@ func (l *lane) run() {
 }
 
 // next returns what is due, or how long to wait for the next. It closes the lane if
-// there is nothing to wait for: no task, and no attempt whose task may start again.
+// there is nothing to wait for: no task, and no batch that another lane would not count.
 func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	if len(l.due) == 0 && l.underWay == 0 {
-		delete(schedule.lanes, l.key)
+	l.mu.Lock()
+	defer l.unlock()
+	if len(l.due) == 0 && l.busy == 0 {
+		delete(l.lanes, l.key)
 		return nil, 0, false
 	}
 	size, most := maxBatch, maxPipelines
-	if !l.batches() {
+	together := l.servers.together(l.key.confirmed)
+	if !together {
 		size, most = 1, maxCalls
 	}
 	if l.busy >= most || len(l.due) == 0 {
@@ -211,24 +200,18 @@ func (l *lane) next() (batch []*task, wait time.Duration, ok bool) {
 	if wait := min(max(head.due, l.rest), head.latest()) - now; wait > 0 {
 		return nil, wait, true
 	}
-	if l.batches() {
+	if together {
 		l.rest = now + maxGap
 	}
 	for len(batch) < size && l.due[0].due <= now {
 		t := l.due[0]
 		batch = append(batch, t)
 		t.underWay++
-		l.underWay++
 		t.due = now + t.patience
 		heap.Fix(&l.due, 0)
 	}
 	l.busy++
 	return batch, 0, true
-}
-
-// batches reports whether many tasks leave together.
-func (l *lane) batches() bool {
-	return l.client.quorum != nil || l.client.own && !l.key.confirmed
 }
 
 // An attempt is one run of a task.
@@ -239,18 +222,13 @@ type attempt struct {
 
 // send runs the tasks of a batch once.
 func (l *lane) send(batch []*task) {
-	attempts := begin(batch)
-	switch {
-	case len(attempts) == 0:
-	case l.client.quorum != nil:
-		l.askQuorum(attempts)
-	default:
-		l.ask(attempts)
+	if attempts := begin(batch); len(attempts) > 0 {
+		l.servers.ask(attempts)
 	}
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	l.mu.Lock()
+	defer l.unlock()
 	l.busy--
-	l.rouse()
+	l.wakeUp()
 }
 
 // begin begins attempts of those tasks that have anything to run.
@@ -261,9 +239,9 @@ func begin(batch []*task) []attempt {
 			attempts = append(attempts, attempt{t, call})
 			continue
 		}
-		schedule.mu.Lock()
-		t.landed()
-		schedule.mu.Unlock()
+		t.lane.mu.Lock()
+		t.landLocked()
+		t.lane.unlock()
 	}
 	return attempts
 }
@@ -271,28 +249,29 @@ func begin(batch []*task) []attempt {
 // end takes in what an attempt came to, and when its task is due again.
 func (a attempt) end(r result) {
 	a.job.end(a.call, r.reply, r.err)
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	a.lane.mu.Lock()
+	defer a.lane.unlock()
 	if a.index >= 0 { // not stopped meanwhile
-		if due, ok := a.job.next(a.call, r.err); ok {
-			a.due = due
-			heap.Fix(&a.lane.due, int(a.index))
+		if due, ok := a.job.nextLocked(a.call, r.err); ok {
+			a.setDueLocked(due)
 		}
 	}
-	a.landed()
+	a.landLocked()
 }
 
-// landed notes that an attempt is not under way any more, with schedule.mu held.
-func (t *task) landed() {
+// landLocked notes that an attempt is not under way any more.
+func (t *task) landLocked() {
 	t.underWay--
-	t.lane.underWay--
-	if t.index <= 0 { // it is the next, or has been stopped, so that the lane may have to end
-		t.lane.rouse()
+	if t.underWay == 0 && t.idle != nil {
+		close(t.idle)
+		t.idle = nil
 	}
 }
 
+func (s *server) together(confirmed bool) bool { return s.own && !confirmed }
+
 // ask has Redis run the scripts of the attempts, which end together.
-func (l *lane) ask(attempts []attempt) {
+func (s *server) ask(attempts []attempt) {
 	longest := time.Duration(0)
 	for _, a := range attempts {
 		longest = max(longest, maxPatience*a.patience)
@@ -302,42 +281,25 @@ func (l *lane) ask(attempts []attempt) {
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	silent := false
-	for i, r := range l.runAll(ctx, attempts) {
+	for i, r := range s.runAll(ctx, attempts) {
 		attempts[i].end(r)
 		silent = silent || r.err != nil && !answered(r.err)
 	}
 	if silent {
-		l.client.lookForNodes(ctx)
+		s.lookForNodes(ctx)
 	}
 }
 
-func (l *lane) runAll(ctx context.Context, attempts []attempt) []result {
-	if l.batches() {
-		calls := make([]call, len(attempts))
-		for i, a := range attempts {
-			calls[i] = a.call
-		}
-		return runAll(ctx, l.client.pipelines(), calls)
+func (s *server) runAll(ctx context.Context, attempts []attempt) []result {
+	if !s.own || attempts[0].replicas > 0 { // which are alone
+		reply, err := attempts[0].run(ctx, s)
+		return []result{{reply, err}}
 	}
-	var r result
-	if a := attempts[0]; a.script == refreshScript {
-		r.reply, r.err = a.lock.renew(ctx, a.ttl, false)
-	} else {
-		r.reply, r.err = l.client.run(ctx, a.script, a.keys, a.args...)
-	}
-	return []result{r}
-}
-
-// askQuorum has the locks of the attempts refreshed, each of which ends as soon as it is
-// decided. It returns when a majority of nodes has answered: locks that are not decided by
-// that must not hold up the others.
-func (l *lane) askQuorum(attempts []attempt) {
-	quorum := l.client.quorum
-	locks := make([]refreshing, len(attempts))
+	calls := make([]call, len(attempts))
 	for i, a := range attempts {
-		locks[i] = refreshing{lock: a.lock, ttl: a.ttl, wait: quorum.refreshWait(a.ttl), done: a.end}
+		calls[i] = a.call
 	}
-	<-quorum.refresh(context.Background(), locks)
+	return runAll(ctx, s.pipelines(), calls)
 }
 
 // tasks is a heap, the one that leaves next at its top.

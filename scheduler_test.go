@@ -332,7 +332,7 @@ func cpuTime() time.Duration {
 
 // A task is stopped and started again while attempts of it are under way, and long after
 // the last of the others has ended.
-func TestScheduler_startedAgainDuringAnAttempt(t *testing.T) {
+func TestScheduler_leavesAfterAnAttempt(t *testing.T) {
 	t.Parallel()
 	redistest.TakesLong(t)
 	rdb, lock, client, gate := gatedHolder(t)

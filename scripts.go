@@ -14,20 +14,19 @@ import (
 var lua embed.FS
 
 var (
-	obtainScript      = loadScript("obtain")
-	obtainMultiScript = loadScript("obtain_multi")
+	obtainScript      = loadScript("token", "obtain")
+	obtainMultiScript = loadScript("token", "fence", "obtain_multi")
 	refreshScript     = loadScript("refresh")
 	releaseScript     = loadScript("release")
 	ttlScript         = loadScript("ttl")
 
-	queueAskScript     = loadScript("queue", "queue_ask")
+	queueAskScript     = loadScript("token", "fence", "queue", "queue_ask")
 	queueLeaveScript   = loadScript("queue", "queue_leave")
 	queueReleaseScript = loadScript("queue", "queue_release")
 
-	quorumObtainScript  = loadScript("quorum_obtain")
-	quorumUndoScript    = loadScript("quorum_undo")
-	quorumRefreshScript = loadScript("quorum_refresh")
-	quorumHealScript    = loadScript("quorum_heal")
+	quorumObtainScript = loadScript("token", "quorum_obtain")
+	quorumUndoScript   = loadScript("quorum_undo")
+	quorumHealScript   = loadScript("quorum_heal")
 )
 
 // loadScript makes one script of the named files.
@@ -43,26 +42,30 @@ func loadScript(names ...string) *redis.Script {
 	return redis.NewScript(string(script))
 }
 
-// run asks Redis to run a script: by its digest, and by its source where the
-// server does not know it yet. All scripts reply with an integer.
-func (c *Client) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (int64, error) {
-	if c == nil || c.client == nil {
-		return 0, errNoClient
-	}
-	reply, err := replyOf(script.Run(ctx, c.client, keys, args...))
-	if err != nil {
-		err = nameTags(keys, err)
-	}
-	return reply, err
-}
-
 // A call is one run of a script.
 type call struct {
 	script *redis.Script
 	keys   []string
 	args   []any
 	sent   time.Duration // since epoch: just before
-	ttl    time.Duration // that a refresh sets
+
+	// Of calls that take or refresh a lock.
+	ttl      time.Duration // that they set
+	replicas int           // how many have to confirm what they write
+	quorum   *quorumClaim  // of whose lock it is, instead of all this but the TTL
+}
+
+// run asks Redis to run the script: by its digest, and by its source where the server does not
+// know it yet. All scripts reply with an integer.
+func (c call) run(ctx context.Context, s *server) (int64, error) {
+	if s.client == nil {
+		return 0, errNoClient
+	}
+	if c.replicas > 0 {
+		return c.runConfirmed(ctx, s)
+	}
+	reply, err := replyOf(c.script.Run(ctx, s.client, c.keys, c.args...))
+	return reply, nameTags(c.keys, err)
 }
 
 // A result is what a call came to.

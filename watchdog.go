@@ -2,10 +2,8 @@ package redislock
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -39,7 +37,9 @@ type Watchdog interface {
 // ends its refreshing.
 type TickWatchdog struct {
 	interval time.Duration
-	ticking  map[*ticking]struct{} // guarded by schedule.mu
+
+	mu         sync.Mutex
+	refreshers map[*refresher]struct{} // guarded by mu
 }
 
 // NewTickWatchdog returns a watchdog that refreshes each of its locks at the given
@@ -54,16 +54,16 @@ func NewTickWatchdog(interval time.Duration) *TickWatchdog {
 // is released or lost, ctx ends, or Stop is called. Obtain does this for a lock with this
 // watchdog: there is no need to call it.
 func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration) {
-	if w == nil || lock == nil || lock.Client == nil {
+	if w == nil || lock == nil || lock.claim == nil {
 		return
 	}
 	if err := checkTTL(ttl); err != nil {
 		lock.log().Error("redislock: lock is not refreshed", "keys", lock.keys, "error", err)
 		return
 	}
-	t := newTicking(w, lock, ttl)
+	t := newRefresher(w, lock, ttl)
 	t.removed = make(chan struct{})
-	t.start()
+	t.start(ctx)
 	defer t.remove()
 	select {
 	case <-ctx.Done():
@@ -85,65 +85,71 @@ func (w *TickWatchdog) Stop() {
 	}
 }
 
-func (w *TickWatchdog) all() []*ticking {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
-	all := make([]*ticking, 0, len(w.ticking))
-	for t := range w.ticking {
+func (w *TickWatchdog) all() []*refresher {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := make([]*refresher, 0, len(w.refreshers))
+	for t := range w.refreshers {
 		all = append(all, t)
 	}
 	return all
 }
 
-// ticking is a lock that a TickWatchdog refreshes.
-type ticking struct {
+// refresher is a lock that a TickWatchdog refreshes.
+type refresher struct {
 	task
+	lock     *Lock
 	watchdog *TickWatchdog
 	ttl      time.Duration
 	removed  chan struct{} // closed by remove; nil if nobody waits
 
-	// Guarded by schedule.mu.
-	over  bool          // removed, perhaps before it started
+	over bool // removed, perhaps before it started; guarded by the watchdog's mutex
+
+	// Guarded by the background's.
 	sent  time.Duration // since epoch: the start, then the latest refresh that succeeded
 	retry time.Duration // the last wait after one that failed
 }
 
-func newTicking(w *TickWatchdog, lock *Lock, ttl time.Duration) *ticking {
+func newRefresher(w *TickWatchdog, lock *Lock, ttl time.Duration) *refresher {
 	interval := w.interval
 	if interval <= 0 || interval >= validity(ttl) {
 		interval = ttl / 3
 	}
-	t := &ticking{watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
-	t.task = newTask(t, lock, interval, ttl/maxPatience)
+	t := &refresher{lock: lock, watchdog: w, ttl: ttl.Truncate(time.Millisecond)}
+	t.task = newTask(t, interval, ttl/maxPatience)
 	return t
 }
 
 // start begins the refreshing, unless the lock has ended already.
-func (t *ticking) start() {
+func (t *refresher) start(context.Context) {
+	t.lock.ended() // a lock that cannot be refreshed has to end without anybody's asking
 	wait := early(t.interval)
 	if left := t.lock.lease.remaining(); left < wait {
 		wait = left / 2 // obtained for a shorter time
 	}
-	key := laneKeyOf(t.lock)
-
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+	key := t.lock.claim.laneKey()
+	w := t.watchdog
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if t.over {
 		return
 	}
 	stats.watchdog.Add(1)
-	if t.watchdog.ticking == nil {
-		t.watchdog.ticking = make(map[*ticking]struct{})
+	if w.refreshers == nil {
+		w.refreshers = make(map[*refresher]struct{})
 	}
-	t.watchdog.ticking[t] = struct{}{}
+	w.refreshers[t] = struct{}{}
+	b := lockBackground(t.lock.servers)
+	defer b.unlock()
 	t.sent = sinceEpoch()
-	t.task.start(key, t.sent+wait)
+	t.task.startLocked(b.openLaneLocked(key), t.sent+wait)
 }
 
 // remove ends the refreshing, or sees to it that it does not start.
-func (t *ticking) remove() {
-	schedule.mu.Lock()
-	defer schedule.mu.Unlock()
+func (t *refresher) remove() {
+	w := t.watchdog
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if t.over {
 		return
 	}
@@ -151,29 +157,28 @@ func (t *ticking) remove() {
 	if t.removed != nil {
 		close(t.removed)
 	}
-	if t.stop() {
-		delete(t.watchdog.ticking, t)
+	if _, started := w.refreshers[t]; started {
+		delete(w.refreshers, t)
 		stats.watchdogDone.Add(1)
+		t.lane.mu.Lock()
+		defer t.lane.unlock()
+		t.task.stopLocked()
 	}
 }
 
-func (t *ticking) begin() (call, bool) {
+func (t *refresher) begin() (call, bool) {
 	sent, ok := t.lock.lease.beginRefresh(t.ttl)
 	if !ok {
 		t.remove()
 		return call{}, false
 	}
 	stats.watchdogTick.Add(1)
-	return call{
-		script: refreshScript,
-		keys:   t.lock.keys,
-		args:   t.lock.refreshArgs(false, t.lock.value, t.ttl.Milliseconds()),
-		sent:   sent,
-		ttl:    t.ttl,
-	}, true
+	call := t.lock.claim.refreshing(t.ttl)
+	call.sent = sent
+	return call, true
 }
 
-func (t *ticking) end(call call, reply int64, err error) {
+func (t *refresher) end(call call, reply int64, err error) {
 	err = t.lock.extended(call.sent, t.ttl, reply == 1, err)
 	stats.refresh.count(err, false)
 	if err != nil && err != ErrNotObtained {
@@ -182,7 +187,7 @@ func (t *ticking) end(call call, reply int64, err error) {
 	}
 }
 
-func (t *ticking) next(call call, err error) (due time.Duration, ok bool) {
+func (t *refresher) nextLocked(call call, err error) (due time.Duration, ok bool) {
 	switch {
 	case call.sent < t.sent:
 		return 0, false // overtaken by one that succeeded
@@ -197,71 +202,32 @@ func (t *ticking) next(call call, err error) (due time.Duration, ok bool) {
 	}
 }
 
-// watch is what goes on behind the back of a lock's holder.
-type watch struct {
-	logger   *slog.Logger
-	watchdog Watchdog // may be nil
-	ticking  *ticking // of a TickWatchdog
-	stop     sync.Once
-	ballot   *ballot // of a quorum's lock
-	hold     *observation
+// A keeper keeps a lock alive by its watchdog.
+type keeper interface {
+	// start starts the refreshing. It outlives ctx, which was for the obtaining: the common one
+	// with a timeout must not end it.
+	start(ctx context.Context)
+	// stop stops it, for a release, and waits for what is under way. It does not outlast ctx.
+	stop(ctx context.Context)
+	// remove is for a lock that was lost.
+	remove()
 }
 
-func newWatch(c *Client, opt *Options) *watch {
-	if c.quorum == nil && c.observers == nil && (opt == nil || opt.Watchdog == nil && opt.Logger == nil) {
-		return nil
-	}
-	w := &watch{}
-	if c.quorum != nil {
-		w.ballot = &ballot{unsure: make([]atomic.Bool, len(c.quorum.nodes))}
-	}
-	if opt != nil {
-		w.logger, w.watchdog = opt.Logger, opt.Watchdog
-	}
-	if w.watchdog == (*TickWatchdog)(nil) {
-		w.watchdog = nil
-	}
-	return w
-}
-
-func (l *Lock) log() *slog.Logger {
-	if l.watch == nil || l.watch.logger == nil {
-		return discardLogger
-	}
-	return l.watch.logger
-}
-
-// setTicking sets what a TickWatchdog refreshes the lock by. It comes before anything that
-// may find the lock lost, which ends the refreshing.
-func (l *Lock) setTicking(ttl time.Duration) {
-	if l.watch == nil {
-		return
-	}
-	if w, ok := l.watch.watchdog.(*TickWatchdog); ok {
-		l.watch.ticking = newTicking(w, l, ttl)
+// keepBy has a watchdog keep the lock alive, which may be nil. It comes before anything that may
+// find the lock lost, which ends the refreshing.
+func (l *Lock) keepBy(watchdog Watchdog, ttl time.Duration) {
+	switch w := watchdog.(type) {
+	case nil:
+	case *TickWatchdog:
+		if w != nil {
+			l.keeper = newRefresher(w, l, ttl)
+		}
+	default:
+		l.keeper = &customKeeper{watchdog: w, lock: l, ttl: ttl}
 	}
 }
 
-// startWatchdog starts the refreshing. It outlives ctx, which was for the obtaining:
-// the common one with a timeout must not end it.
-func (l *Lock) startWatchdog(ctx context.Context, ttl time.Duration) {
-	if l.watch == nil || l.watch.watchdog == nil {
-		return
-	}
-	if l.watch.ticking != nil {
-		l.watch.ticking.start()
-		l.ended() // a lock that cannot be refreshed has to end without anybody's asking
-		return
-	}
-	stats.watchdog.Add(1)
-	ctx = l.Context(context.WithoutCancel(ctx))
-	go func() {
-		defer stats.watchdogDone.Add(1)
-		l.watch.watchdog.Start(ctx, l, ttl)
-	}()
-}
-
-// stopWatchdog stops the refreshing of this lock.
+// stop is the keeper's.
 //
 // Refreshing and releasing are safe in any order: both compare the value first, and
 // a key that was released does not have it any more. A refresh that comes before the
@@ -269,25 +235,35 @@ func (l *Lock) startWatchdog(ctx context.Context, ttl time.Duration) {
 // ended none begins any more; one that is under way is waited for, so that it is not
 // mistaken for a refusal, but not for long: its connection may be dead, and the
 // release may have another that is not.
-func (l *Lock) stopWatchdog(ctx context.Context) {
-	if l.watch == nil || l.watch.watchdog == nil {
-		return
-	}
-	if l.watch.ticking == nil {
-		l.stopCustomWatchdog(ctx)
-		return
-	}
-	l.watch.ticking.remove()
+func (t *refresher) stop(ctx context.Context) {
+	t.remove()
 	ctx, cancel := context.WithTimeout(ctx, refreshGrace)
 	defer cancel()
-	l.lease.awaitRefreshes(ctx)
+	t.lock.lease.awaitRefreshes(ctx)
 }
 
-// stopCustomWatchdog calls Stop, once, and waits for it. If ctx has a deadline half of the
-// time is left for the release.
-func (l *Lock) stopCustomWatchdog(ctx context.Context) {
+// A customKeeper keeps a lock alive by a watchdog of the user's own.
+type customKeeper struct {
+	watchdog Watchdog
+	lock     *Lock
+	ttl      time.Duration
+	once     sync.Once
+}
+
+func (k *customKeeper) start(ctx context.Context) {
+	stats.watchdog.Add(1)
+	ctx = k.lock.Context(context.WithoutCancel(ctx))
+	go func() {
+		defer stats.watchdogDone.Add(1)
+		k.watchdog.Start(ctx, k.lock, k.ttl)
+	}()
+}
+
+// stop calls Stop, once, and waits for it. If ctx has a deadline half of the time is left for the
+// release.
+func (k *customKeeper) stop(ctx context.Context) {
 	if ctx.Done() == nil {
-		l.watch.stop.Do(l.watch.watchdog.Stop)
+		k.once.Do(k.watchdog.Stop)
 		return
 	}
 	if deadline, ok := ctx.Deadline(); ok {
@@ -298,13 +274,16 @@ func (l *Lock) stopCustomWatchdog(ctx context.Context) {
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		l.watch.stop.Do(l.watch.watchdog.Stop)
+		k.once.Do(k.watchdog.Stop)
 	}()
 	select {
 	case <-stopped:
 	case <-ctx.Done():
 	}
 }
+
+// remove has nothing to do: the context of the refreshing has ended with the lock.
+func (k *customKeeper) remove() {}
 
 // refreshGrace is how long a release waits for a refresh that is under way.
 const refreshGrace = 250 * time.Millisecond

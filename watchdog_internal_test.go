@@ -9,92 +9,92 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func tickingOf(server *answering, interval, ttl time.Duration) *ticking {
+func refresherOf(server *answering, interval, ttl time.Duration) *refresher {
 	server.start = time.Now()
-	lock := newLock(New(server), []string{"key"}, nil)
+	lock := &claimOn(server, nil).Lock
 	lock.lease.begin(sinceEpoch(), ttl)
-	return newTicking(NewTickWatchdog(interval), lock, ttl)
+	return newRefresher(NewTickWatchdog(interval), lock, ttl)
 }
 
-func TestTicking_interval(t *testing.T) {
+func TestRefresher_interval(t *testing.T) {
 	const ttl = 3 * time.Second
 	for interval, want := range map[time.Duration]time.Duration{
 		-1: time.Second, 0: time.Second, 1: 1, validity(ttl) - 1: validity(ttl) - 1, validity(ttl): time.Second, ttl: time.Second,
 	} {
-		assert.Equal(t, want, tickingOf(&answering{}, interval, ttl).interval, "%v", interval)
+		assert.Equal(t, want, refresherOf(&answering{}, interval, ttl).interval, "%v", interval)
 	}
 }
 
 // The first refresh comes when it is due, or when half of what is left has passed.
-func TestTicking_start(t *testing.T) {
+func TestRefresher_start(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for left, want := range map[time.Duration]time.Duration{
 			time.Minute: 9 * time.Second, 10 * time.Second: 9 * time.Second, 8 * time.Second: 4 * time.Second,
 		} {
-			ticking := tickingOf(&answering{}, 10*time.Second, 2*time.Minute)
-			ticking.lock.lease.validUntil = sinceEpoch() + left
-			ticking.start()
-			assert.GreaterOrEqual(t, ticking.due-sinceEpoch(), want, "%v", left)
-			assert.LessOrEqual(t, ticking.due-sinceEpoch(), want*10/9, "%v", left)
-			ticking.remove()
+			refresher := refresherOf(&answering{}, 10*time.Second, 2*time.Minute)
+			refresher.lock.lease.validUntil = sinceEpoch() + left
+			refresher.start(t.Context())
+			assert.GreaterOrEqual(t, refresher.due-sinceEpoch(), want, "%v", left)
+			assert.LessOrEqual(t, refresher.due-sinceEpoch(), want*10/9, "%v", left)
+			refresher.remove()
 		}
 	})
 }
 
-func TestTicking_next(t *testing.T) {
+func TestRefresher_next(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ttl, interval = 100 * time.Second, 40 * time.Second
 		time.Sleep(time.Hour)
-		ticking := tickingOf(&answering{}, interval, ttl)
-		ticking.start()
-		defer ticking.remove()
+		refresher := refresherOf(&answering{}, interval, ttl)
+		refresher.start(t.Context())
+		defer refresher.remove()
 		failed := errors.New("failed")
 		for _, wait := range []time.Duration{2, 4, 8, 10, 10} {
-			due, ok := ticking.next(call{sent: sinceEpoch()}, failed)
+			due, ok := refresher.nextLocked(call{sent: sinceEpoch()}, failed)
 			assert.True(t, ok)
 			assert.GreaterOrEqual(t, due-sinceEpoch(), wait*time.Second/2)
 			assert.LessOrEqual(t, due-sinceEpoch(), wait*time.Second*3/2)
 		}
 		sent := sinceEpoch()
 		time.Sleep(time.Second)
-		due, ok := ticking.next(call{sent: sent}, nil)
+		due, ok := refresher.nextLocked(call{sent: sent}, nil)
 		assert.True(t, ok)
 		assert.GreaterOrEqual(t, due-sent, interval*9/10)
 		assert.LessOrEqual(t, due-sent, interval)
-		assert.Zero(t, ticking.retry)
-		_, ok = ticking.next(call{sent: sent - 1}, failed)
+		assert.Zero(t, refresher.retry)
+		_, ok = refresher.nextLocked(call{sent: sent - 1}, failed)
 		assert.False(t, ok, "overtaken by one that succeeded")
-		_, ok = ticking.next(call{sent: sent}, failed)
+		_, ok = refresher.nextLocked(call{sent: sent}, failed)
 		assert.True(t, ok)
 	})
 }
 
 // A refresh that is due just when the lock ends is not sent.
-func TestTicking_endsBeforeItIsSent(t *testing.T) {
+func TestRefresher_endsBeforeItIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answering{}
-		ticking := tickingOf(server, time.Second, time.Minute)
-		ticking.start()
+		refresher := refresherOf(server, time.Second, time.Minute)
+		refresher.start(t.Context())
 		assert.Equal(t, 1, Tasks(server))
-		ticking.lock.lease.end(errReleased)
-		_, ok := ticking.begin()
+		refresher.lock.lease.end(errReleased)
+		_, ok := refresher.begin()
 		assert.False(t, ok)
 		assert.Zero(t, Tasks(server))
-		assert.Empty(t, ticking.watchdog.ticking)
+		assert.Empty(t, refresher.watchdog.refreshers)
 		time.Sleep(time.Minute)
 		assert.Empty(t, server.made())
 	})
 }
 
 // Refreshing that is over before it starts does not start, nor end twice.
-func TestTicking_overBeforeItStarts(t *testing.T) {
+func TestRefresher_overBeforeItStarts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answering{}
 		before := GetStats()
-		ticking := tickingOf(server, time.Second, time.Minute)
-		ticking.remove()
-		ticking.start()
-		ticking.remove()
+		refresher := refresherOf(server, time.Second, time.Minute)
+		refresher.remove()
+		refresher.start(t.Context())
+		refresher.remove()
 		assert.Zero(t, Tasks(server))
 		after := GetStats()
 		assert.Equal(t, before.Watchdog, after.Watchdog)

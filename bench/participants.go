@@ -119,8 +119,7 @@ func (o ours) With(ctx context.Context, key string, held func()) error {
 	if held != nil {
 		held()
 	}
-	// As the others' it does not end with a context: that would take a goroutine.
-	return lock.Release(context.Background())
+	return lock.Release(ctx)
 }
 
 func (o ours) Keep(ctx context.Context, key string) (func() error, func() bool, error) {
@@ -128,7 +127,7 @@ func (o ours) Keep(ctx context.Context, key string) (func() error, func() bool, 
 	if err != nil {
 		return nil, nil, err
 	}
-	release := func() error { return lock.Release(context.Background()) }
+	release := func() error { return lock.Release(ctx) }
 	lost := func() bool {
 		select {
 		case <-lock.Done():

@@ -1,9 +1,7 @@
 -- Takes the lock if it is this waiter's turn, else queues it, or keeps it queued.
 --
 -- KEYS     the three of queue.lua; then the fencing counter's key, if there is one
--- ARGV[1]  the value: token and metadata
--- ARGV[2]  the TTL in milliseconds
--- ARGV[3]  the length of the token in bytes; '' if it was generated for this call
+-- ARGV     the three of token.lua
 -- ARGV[4]  for how long the waiter is alive if it does not ask again, in milliseconds
 -- ARGV[5]  for how long it has been waiting, in microseconds; 0 if it asks first
 -- ARGV[6]  the ticket: what a message to the waiter begins with, without a space
@@ -14,7 +12,6 @@
 -- token now. Else, negative or 0, how many milliseconds the holder's TTL has left,
 -- at most an hour, less 1e15 if nobody listens to the channel at this server.
 
-local value, ttl, length = ARGV[1], ARGV[2], tonumber(ARGV[3]) or 22
 local waited, ticket, channel = tonumber(ARGV[5]), ARGV[6], ARGV[7]
 
 -- A waiter that asks for the first time waits for the reply, and so does one that
@@ -27,40 +24,33 @@ if KEYS[4] then
 	redis.call('incrby', KEYS[4], 0)
 end
 
-local function fence(new)
-	if not KEYS[4] then
-		return 1
-	end
-	local token = redis.call('incrby', KEYS[4], new)
-	if token == 0 then -- held so far without a counter
-		token = redis.call('incr', KEYS[4])
-	end
-	return token
+local function number(new)
+	return KEYS[4] and fence(KEYS[4], new) or 1
 end
 
 if told_by_reply and redis.call('exists', KEYS[1], KEYS[2], KEYS[3]) == 0 then
 	redis.call('set', KEYS[1], value, 'px', ttl)
-	return fence(1)
+	return number(1)
 end
 
 local holder = redis.call('get', KEYS[1])
-if holder and string.sub(holder, 1, length) == string.sub(value, 1, length) then
+if holder and mine(holder) then
 	-- Handed over, and the message is under way or lost; or held before.
 	redis.call('zrem', KEYS[2], value)
 	redis.call('hdel', KEYS[3], value)
 	local new = 0
 	local told = string.match(redis.call('hget', KEYS[3], '') or '', '^%S+ (.*)$')
-	if told and string.sub(told, 1, length) == string.sub(value, 1, length) then
+	if told and mine(told) then
 		redis.call('hdel', KEYS[3], '')
 		new = 1
 	end
-	local left = tonumber(ttl)
-	if waited > 0 or ARGV[3] == '' then
+	local left = ttl
+	if waited > 0 or generated then
 		-- This may be late, and the holder have refreshed the lock for longer since.
 		left = math.max(left, redis.call('pttl', KEYS[1]))
 	end
 	redis.call('set', KEYS[1], value, 'px', digits(left))
-	return fence(new)
+	return number(new)
 end
 
 -- Such a waiter is not passed over: it asks soon.
@@ -79,7 +69,7 @@ if not redis.call('zscore', KEYS[2], value) then
 	end
 	redis.call('zadd', KEYS[2], digits(since), value)
 end
-redis.call('hset', KEYS[3], value, digits(now + ARGV[4] * 1000) .. ' ' .. ttl .. ' ' .. ticket .. ' ' .. channel)
+redis.call('hset', KEYS[3], value, digits(now + ARGV[4] * 1000) .. ' ' .. ARGV[2] .. ' ' .. ticket .. ' ' .. channel)
 -- Without a waiter for that long they go away by themselves.
 local unused = digits(ARGV[4] + 10000)
 redis.call('pexpire', KEYS[2], unused)
@@ -93,7 +83,7 @@ if not holder then
 	end
 	if not served or told_by_reply and served == value then
 		redis.call('hdel', KEYS[3], '')
-		return fence(1)
+		return number(1)
 	end
 end
 local left = redis.call('pttl', KEYS[1])

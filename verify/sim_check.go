@@ -257,7 +257,7 @@ func (s *simulation) runs(server *simServer, script simScript, run func()) {
 	case "quorum_heal":
 		server.counts(script, run)
 		s.checkHealed(server, script.keys[0], script.args[0], script.args[1])
-	case "quorum_obtain", "quorum_refresh":
+	case "quorum_obtain", "refresh":
 		server.counts(script, run)
 	case "quorum_undo":
 		s.checkUndone(server, script, run)

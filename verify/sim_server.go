@@ -48,9 +48,9 @@ type simScript struct {
 var scriptNames = sync.OnceValue(func() map[string]string {
 	names := make(map[string]string)
 	for _, files := range [][]string{
-		{"obtain"}, {"obtain_multi"}, {"refresh"}, {"release"},
-		{"queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
-		{"quorum_obtain"}, {"quorum_undo"}, {"quorum_refresh"}, {"quorum_heal"},
+		{"token", "obtain"}, {"token", "fence", "obtain_multi"}, {"refresh"}, {"release"},
+		{"token", "fence", "queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
+		{"token", "quorum_obtain"}, {"quorum_undo"}, {"quorum_heal"},
 	} {
 		var script strings.Builder
 		for _, file := range files {

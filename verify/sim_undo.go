@@ -2,6 +2,7 @@ package verify
 
 import (
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -20,8 +21,8 @@ func (s *simServer) counts(script simScript, run func()) {
 	switch script.name {
 	case "quorum_obtain":
 		s.countsObtained(script, run)
-	case "quorum_refresh":
-		value, keys := script.args[0], locksOf(script, 2)
+	case "refresh":
+		value, keys := script.args[0], locksOf(script, 3)
 		held := s.haveAll(keys, value)
 		run()
 		if held {
@@ -38,7 +39,7 @@ func (s *simServer) counts(script simScript, run func()) {
 }
 
 func (s *simServer) countsObtained(script simScript, run func()) {
-	if script.args[2] == "" { // a generated token
+	if strings.HasPrefix(script.args[2], "-") { // a generated token
 		run()
 		return
 	}
@@ -61,8 +62,11 @@ func (s *simServer) countsObtained(script simScript, run func()) {
 }
 
 // locksOf returns the keys of locks among those of a script, whose argument says how many
-// they are.
+// they are: all, if it has none.
 func locksOf(script simScript, argument int) []string {
+	if argument >= len(script.args) {
+		return script.keys
+	}
 	locks, _ := strconv.Atoi(script.args[argument])
 	return script.keys[:locks]
 }

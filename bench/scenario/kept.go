@@ -15,6 +15,9 @@ import (
 // takers is how many goroutines take and release the locks that are kept.
 const takers = 64
 
+// settle is how long goroutines that wait for more of the warming up have to give up.
+const settle = 500 * time.Millisecond
+
 // kept takes many locks and keeps them alive for a while.
 func (p Participant) kept(ctx context.Context, server *redis.Client, job Job) (map[string]float64, error) {
 	locker, err := p.Connect(job.Setup)
@@ -25,6 +28,7 @@ func (p Participant) kept(ctx context.Context, server *redis.Client, job Job) (m
 	if err := locker.With(ctx, "bench:warm", nil); err != nil {
 		return nil, err
 	}
+	time.Sleep(settle)
 	type lock struct {
 		release func() error
 		lost    func() bool

@@ -46,7 +46,7 @@ func (l locker) With(ctx context.Context, key string, held func()) error {
 	if held != nil {
 		held()
 	}
-	return lock.Release(context.Background())
+	return lock.Release(ctx)
 }
 
 func (l locker) Keep(ctx context.Context, key string) (func() error, func() bool, error) {
@@ -55,8 +55,8 @@ func (l locker) Keep(ctx context.Context, key string) (func() error, func() bool
 		return nil, nil, err
 	}
 	release, lost := scenario.KeepByTicker(
-		func() error { return lock.Refresh(context.Background(), scenario.TTL, nil) },
-		func() error { return lock.Release(context.Background()) },
+		func() error { return lock.Refresh(ctx, scenario.TTL, nil) },
+		func() error { return lock.Release(ctx) },
 	)
 	return release, lost, nil
 }

@@ -31,7 +31,7 @@ import (
 const library = ".."
 
 var (
-	files      = flag.String("files", "lease.go,scheduler.go,queue.go,inbox.go,watchdog.go,orphan.go,quorum.go,quorum_refresh.go,lua/*.lua", "patterns of the files to change")
+	files      = flag.String("files", "lease.go,scheduler.go,background.go,queue.go,waiter.go,subscription.go,watchdog.go,undo.go,single.go,deletion.go,quorum.go,quorum_claim.go,quorum_refresh.go,lua/*.lua", "patterns of the files to change")
 	only       = flag.String("only", "", "a regular expression of the mutants to try")
 	every      = flag.Int("every", 1, "try one of so many")
 	offset     = flag.Int("offset", 0, "which one of these")

@@ -15,12 +15,13 @@ import (
 
 const answerTime = 400 * time.Millisecond
 
-// answering is a Redis that answers to all scripts from some time on.
+// answering is a Redis that answers to all scripts, but is silent for some time.
 type answering struct {
 	redis.Scripter
 	start time.Time
 	mu    sync.Mutex
-	from  time.Duration
+	away  time.Duration // since start: is silent from then on
+	from  time.Duration // until then
 	reply int64
 	err   error           // instead
 	calls []time.Duration // since start
@@ -32,7 +33,7 @@ func (a *answering) EvalSha(ctx context.Context, _ string, _ []string, _ ...any)
 	a.calls = append(a.calls, at)
 	a.mu.Unlock()
 	time.Sleep(answerTime)
-	if at < a.from {
+	if at >= a.away && at < a.from {
 		return redis.NewCmdResult(nil, errors.New("silent"))
 	}
 	return redis.NewCmdResult(a.reply, a.err)
@@ -45,19 +46,26 @@ func (a *answering) made() []time.Duration {
 	return slices.Clone(a.calls)
 }
 
+// claimOn returns a lock on a server that is yet to be taken.
+func claimOn(client RedisClient, opt *Options) *singleClaim {
+	c := New(client)
+	return c.servers.(*server).newClaim(c, []string{"key"}, opt)
+}
+
 // The command that takes the lock may come as late as the grace allows: the last release, or
 // leave, is sent after it.
-func TestOrphan_lastRelease(t *testing.T) {
-	for name, test := range map[string]struct{ answers, least, most time.Duration }{
-		"answers at once": {0, orphanGrace + answerTime, orphanGrace + 5*time.Second},
-		"is silent":       {10 * time.Second, 10*time.Second + orphanGrace + answerTime, 20 * time.Second},
-		"never answers":   {time.Hour, orphanTimeout - time.Second, orphanTimeout + 5*time.Second},
+func TestUndo_lastAttempt(t *testing.T) {
+	for name, test := range map[string]struct{ away, answers, least, most time.Duration }{
+		"answers at once": {0, 0, undoGrace + answerTime, undoGrace + 5*time.Second},
+		"is silent":       {0, 10 * time.Second, 10*time.Second + undoGrace + answerTime, 20 * time.Second},
+		"becomes silent":  {time.Second, 10 * time.Second, 10 * time.Second, 15 * time.Second},
+		"never answers":   {0, time.Hour, undoTimeout - time.Second, undoTimeout + 5*time.Second},
 	} {
-		check := func(t *testing.T, release func(*Lock)) {
+		check := func(t *testing.T, release func(*singleClaim)) {
 			for range 20 { // the waits vary
 				synctest.Test(t, func(t *testing.T) {
-					server := &answering{start: time.Now(), from: test.answers}
-					release(newLock(New(server), []string{"key"}, nil))
+					server := &answering{start: time.Now(), away: test.away, from: test.answers}
+					release(claimOn(server, nil))
 					time.Sleep(time.Minute)
 					calls := server.made()
 					last := calls[len(calls)-1]
@@ -71,15 +79,15 @@ func TestOrphan_lastRelease(t *testing.T) {
 			}
 		}
 		t.Run(name+", release", func(t *testing.T) {
-			check(t, func(lock *Lock) {
+			check(t, func(lock *singleClaim) {
 				lock.lease.begin(sinceEpoch(), time.Second)
 				lock.releaseOrphan()
 			})
 		})
 		t.Run(name+", leave", func(t *testing.T) {
-			check(t, func(lock *Lock) {
+			check(t, func(lock *singleClaim) {
 				w := newWaiter(lock, time.Second, &Options{})
-				w.strays = true
+				w.noteStrayLocked(0, errors.New("not answered"))
 				w.leave()
 			})
 		})
@@ -93,7 +101,7 @@ func (r refusal) Error() string { return string(r) }
 func (r refusal) RedisError()   {}
 
 // What Redis refuses is not tried again, unless it may answer otherwise soon.
-func TestOrphan_refused(t *testing.T) {
+func TestUndo_refused(t *testing.T) {
 	for err, want := range map[error]bool{
 		refusal("WRONGTYPE"): true,
 		refusal("LOADING Redis is loading the dataset in memory"):        false,
@@ -106,7 +114,7 @@ func TestOrphan_refused(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			server := &answering{start: time.Now(), err: err}
-			tried := newLock(New(server), []string{"key"}, nil).releaseOrphan()
+			tried := claimOn(server, nil).releaseOrphan()
 			<-tried
 			assert.Equal(t, answerTime, time.Since(server.start))
 			time.Sleep(time.Minute)
@@ -121,25 +129,24 @@ func TestOrphan_refused(t *testing.T) {
 func TestOrphan_notLookedAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &answering{start: time.Now(), from: time.Hour}
-		custom := newLock(New(server), []string{"key"}, &Options{Token: "custom"})
+		custom := claimOn(server, &Options{Token: "custom"})
 		assert.True(t, isClosed(custom.releaseOrphan()))
-		assert.True(t, isClosed((&Lock{unique: true}).releaseOrphan()))
-		for range maxOrphans {
-			assert.False(t, isClosed(newLock(New(server), []string{"key"}, nil).releaseOrphan()))
+		for range maxUndos[orphan] {
+			assert.False(t, isClosed(claimOn(server, nil).releaseOrphan()))
 		}
-		assert.True(t, isClosed(newLock(New(server), []string{"key"}, nil).releaseOrphan()), "one too many")
-		assert.Equal(t, maxOrphans, Orphans(server))
+		assert.True(t, isClosed(claimOn(server, nil).releaseOrphan()), "one too many")
+		assert.Equal(t, maxUndos[orphan], Orphans(server))
 		time.Sleep(time.Minute)
 		assert.Zero(t, Orphans(server))
 	})
 }
 
 // A client that never gives up has an orphan not be looked after for ever.
-func TestOrphan_clientWithoutTimeout(t *testing.T) {
+func TestUndo_clientWithoutTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &hanging{end: make(chan struct{})}
-		newLock(New(server), []string{"key"}, nil).releaseOrphan()
-		time.Sleep(orphanTimeout)
+		claimOn(server, nil).releaseOrphan()
+		time.Sleep(undoTimeout)
 		assert.Equal(t, 1, Orphans(server))
 		time.Sleep(10 * time.Second)
 		assert.Zero(t, Orphans(server))

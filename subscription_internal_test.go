@@ -26,6 +26,7 @@ type pubsubServer struct {
 	mu         sync.Mutex
 	refuse     string // what it answers to who would subscribe; "" to let them
 	silent     bool   // it answers nothing
+	hangUp     bool   // it closes the next connection after the handshake
 	subscribed []time.Duration
 	dialed     int
 	pings      int
@@ -57,10 +58,9 @@ func (s *pubsubServer) serve(conn net.Conn) {
 		if err != nil {
 			return
 		}
-		if answer := s.answer(command); answer != "" {
-			if _, err := io.WriteString(conn, answer); err != nil {
-				return
-			}
+		answer, hangUp := s.answer(command)
+		if _, err := io.WriteString(conn, answer); err != nil || hangUp {
+			return
 		}
 	}
 }
@@ -85,9 +85,14 @@ func readCommand(r *bufio.Reader) (words []string, err error) {
 	return words, err
 }
 
-func (s *pubsubServer) answer(command []string) string {
+func (s *pubsubServer) answer(command []string) (answer string, hangUp bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	hangUp, s.hangUp = s.hangUp, false
+	return s.reply(command), hangUp
+}
+
+func (s *pubsubServer) reply(command []string) string {
 	switch {
 	case s.silent:
 		return ""
@@ -125,62 +130,61 @@ func (s *pubsubServer) times() (times []time.Duration) {
 	return times
 }
 
-// testInbox runs a test of an inbox with one waiter, which is closed in the end.
-func testInbox(t *testing.T, test func(t *testing.T, s *pubsubServer, b *inbox, client *redis.Client)) {
+// testSubscription runs a test of a subscription with one waiter, which is closed in the end.
+func testSubscription(t *testing.T, test func(t *testing.T, s *pubsubServer, b *subscription, client *redis.Client)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &pubsubServer{start: time.Now()}
 		client := s.client()
 		defer client.Close()
-		w := newWaiter(newLock(New(client), []string{"key"}, nil), time.Minute, &Options{})
-		waiting.mu.Lock()
-		openInbox(w)
-		b := w.inbox
-		waiting.mu.Unlock()
+		w := newWaiter(claimOn(client, nil), time.Minute, &Options{})
+		w.listen()
+		w.mu.Lock()
+		subscribeLocked(w)
+		b := w.subscription
+		w.unlock()
 		test(t, s, b, client)
 		if isClosed(b.closed) {
 			return
 		}
-		waiting.mu.Lock()
-		b.remove(w)
-		waiting.mu.Unlock()
-		time.Sleep(inboxIdle)
+		w.giveUp(false)
+		time.Sleep(subscriptionIdle)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed), "nobody needs it")
 	})
 }
 
-// While all is well a subscription stays, and is looked at every other time.
-func TestInbox_calm(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+// While all is well a subscription stays, and is looked at every few seconds.
+func TestSubscription_calm(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		assert.Equal(t, []time.Duration{0}, s.times())
 		time.Sleep(time.Minute)
 		assert.Empty(t, s.times())
-		s.become(func() { assert.InDelta(t, 10, s.pings, 1) })
+		s.become(func() { assert.InDelta(t, 20, s.pings, 1) })
 	})
 }
 
 // A subscription that does not answer is replaced by another, on a connection of its own, and the
-// inbox goes on.
-func TestInbox_silence(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+// subscription goes on.
+func TestSubscription_silence(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		for range 3 {
 			require.Len(t, s.times(), 1)
 			s.become(func() { s.silent = true })
-			time.Sleep(3 * inboxCheck)
+			time.Sleep(3 * subscriptionCheck)
 			s.become(func() { s.silent = false })
-			time.Sleep(3 * inboxCheck)
+			time.Sleep(3 * subscriptionCheck)
 		}
 		require.False(t, isClosed(b.closed))
-		waiting.mu.Lock()
-		defer waiting.mu.Unlock()
+		b.mu.Lock()
+		defer b.unlock()
 		assert.True(t, b.confirmed)
 	})
 }
 
 // A connection that was cut is followed by another at once.
-func TestInbox_cut(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+func TestSubscription_cut(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		require.Len(t, s.times(), 1)
 		for range 3 {
 			time.Sleep(time.Second)
@@ -192,19 +196,20 @@ func TestInbox_cut(t *testing.T) {
 
 // A server that refuses the subscription is asked for it again now and then, on the same
 // connection's terms: not sooner, and for as long as somebody waits.
-func TestInbox_refused(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+func TestSubscription_refused(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
 		s.become(func() { s.refuse = "NOPERM this user has no permissions" })
 		s.become(s.cut)
 		require.NotEmpty(t, s.times())
 		for range 3 {
-			time.Sleep(inboxRefused - time.Millisecond)
+			time.Sleep(subscriptionRefused - time.Millisecond)
 			require.Empty(t, s.times())
 			time.Sleep(time.Millisecond)
 			require.Len(t, s.times(), 1)
 		}
 		s.become(func() { s.refuse = "" })
-		time.Sleep(inboxRefused)
+		time.Sleep(subscriptionRefused)
 		require.Len(t, s.times(), 1)
 		time.Sleep(time.Minute)
 		require.Empty(t, s.times())
@@ -212,27 +217,44 @@ func TestInbox_refused(t *testing.T) {
 }
 
 // A server that is not ready is asked again soon.
-func TestInbox_notReady(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, _ *redis.Client) {
+func TestSubscription_notReady(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
 		s.become(func() { s.refuse = "LOADING Redis is loading the dataset in memory" })
 		s.become(s.cut)
 		s.times()
 		time.Sleep(time.Second)
-		assert.InDelta(t, time.Second/inboxRetry, len(s.times()), 1)
+		assert.InDelta(t, time.Second/subscriptionRetry, len(s.times()), 1)
 	})
 }
 
-// Once the Redis client is closed the inbox is, too, and forgotten.
-func TestInbox_clientClosed(t *testing.T) {
-	testInbox(t, func(t *testing.T, s *pubsubServer, b *inbox, client *redis.Client) {
+// A connection that is lost just before the subscribing is followed by one on which go-redis does
+// not subscribe.
+func TestSubscription_lostBeforeItSubscribes(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
+		s.become(func() { s.hangUp = true })
+		b.renew()
+		s.times()
+		time.Sleep(subscriptionCheck + subscriptionRetry)
+		s.times()
+		b.mu.Lock()
+		defer b.unlock()
+		assert.True(t, b.confirmed)
+	})
+}
+
+// Once the Redis client is closed the subscription is, too, and forgotten.
+func TestSubscription_clientClosed(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, client *redis.Client) {
 		require.Len(t, s.times(), 1)
 		require.NoError(t, client.Close())
 		s.become(s.cut)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed))
-		waiting.mu.Lock()
-		defer waiting.mu.Unlock()
-		assert.NotContains(t, waiting.inboxes, b.key)
+		b.mu.Lock()
+		defer b.unlock()
+		assert.NotContains(t, b.subscriptions, b.key)
 	})
 }

@@ -1,0 +1,58 @@
+package redislock
+
+import "sync"
+
+// A background is all that goes on behind the backs of a Redis client's callers: lanes, subscriptions,
+// and waiters. There is one as long as anything does.
+//
+// Mutexes are locked in this order: a TickWatchdog's, a background's, that of all backgrounds, a
+// lease's or a quorumClaim's.
+type background struct {
+	servers servers
+
+	// mu also guards the state of each task, lane, subscription and waiter.
+	mu            sync.Mutex
+	closed        bool // there is another by now
+	lanes         map[laneKey]*lane
+	subscriptions map[string]*subscription // by the lock's key; "" for all
+	asking        int                      // waiters that are not in a queue yet
+	queued        int                      // waiters that are
+}
+
+// backgrounds are all of them, by what tells Redis clients apart.
+var backgrounds struct {
+	mu  sync.Mutex
+	all map[any]*background
+}
+
+// lockBackground returns the background of these servers, which it has locked.
+func lockBackground(servers servers) *background {
+	for identity := servers.identity(); ; {
+		backgrounds.mu.Lock()
+		b := backgrounds.all[identity]
+		if b == nil {
+			b = &background{servers: servers}
+			if backgrounds.all == nil {
+				backgrounds.all = make(map[any]*background)
+			}
+			backgrounds.all[identity] = b
+		}
+		backgrounds.mu.Unlock()
+		b.mu.Lock()
+		if !b.closed {
+			return b
+		}
+		b.mu.Unlock()
+	}
+}
+
+// unlock also closes the background if nothing goes on in it.
+func (b *background) unlock() {
+	if !b.closed && len(b.lanes) == 0 && len(b.subscriptions) == 0 && b.asking == 0 && b.queued == 0 {
+		b.closed = true
+		backgrounds.mu.Lock()
+		delete(backgrounds.all, b.servers.identity())
+		backgrounds.mu.Unlock()
+	}
+	b.mu.Unlock()
+}

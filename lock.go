@@ -1,0 +1,314 @@
+package redislock
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// Lock is a lock that was obtained. It is safe for concurrent use. Methods of a
+// nil *Lock do not panic: they say that no lock is held.
+type Lock struct {
+	*Client
+	claim    claim // nil for a lock that was not obtained
+	keys     []string
+	value    any // a string, token and metadata: boxed once for all commands
+	tokenLen int32
+
+	// unique is whether the value was made for this lock alone. Nobody else can hold by
+	// it then, so that the key may be deleted by it at any time. Whatever deletes on its
+	// own account, or goes on deleting after its caller was answered, has to look: by a
+	// custom token the lock may be held before, or again.
+	unique bool
+
+	fence  int64
+	lease  lease
+	keeper keeper       // nil without a watchdog
+	logger *slog.Logger // may be nil
+	hold   *observation // nil without an observer
+}
+
+// A claim is a lock on its servers, with what they have to remember of it.
+type claim interface {
+	// take asks once for the lock, and reports whether it is held. If it is not, what may have
+	// been taken even so is given back, some of it in the background. The first time it expects
+	// that the lock is free, again that it is not.
+	take(ctx context.Context, ttl time.Duration, opt *Options, again bool) (held bool, err error)
+	// renew asks once for a new TTL, and reports whether the lock is held.
+	renew(ctx context.Context, ttl time.Duration) (held bool, err error)
+	// refreshing returns the call by which a watchdog does so, laneKey the key of the lane for it.
+	refreshing(ttl time.Duration) call
+	laneKey() laneKey
+	// everywhere reports whether all servers have answered when a refresh has.
+	everywhere() bool
+	// release gives the lock back, and reports whether it was held. It may outlast ctx.
+	release(ctx context.Context) (held bool, err error)
+	// forget is for a lock that was lost: what comes for it later is not its own any more.
+	forget()
+	// abandon gives back, in the background, a lock that its holder has lost but Redis has not.
+	abandon(ttl time.Duration)
+	// ttl returns for how many milliseconds the lock is still held, 0 or less if it is not.
+	ttl(ctx context.Context) (int64, error)
+}
+
+// init sets what all locks have, whatever servers they are on.
+func (l *Lock) init(c *Client, claim claim, keys []string, opt *Options) {
+	l.Client, l.claim, l.keys = c, claim, keys
+	var token, metadata string
+	if opt != nil {
+		token, metadata, l.logger = opt.Token, opt.Metadata, opt.Logger
+	}
+	l.unique = token == ""
+	if l.unique {
+		token = randomToken()
+	}
+	l.value, l.tokenLen = token+metadata, int32(len(token))
+}
+
+// tokenArg is what scripts are told of the token: its length, negative if it was generated.
+func (l *Lock) tokenArg() any {
+	if l.unique {
+		return -tokenLength
+	}
+	return l.tokenLen
+}
+
+// tokenLength is the length of generated tokens: 16 random bytes as unpadded
+// base64.
+const tokenLength = 22
+
+func randomToken() string {
+	var random [16]byte
+	var token [tokenLength]byte
+	_, _ = cryptorand.Read(random[:]) // never fails
+	base64.RawURLEncoding.Encode(token[:], random[:])
+	return string(token[:])
+}
+
+func (l *Lock) log() *slog.Logger {
+	if l.logger == nil {
+		return discardLogger
+	}
+	return l.logger
+}
+
+// Key returns the lock's key; of several the first.
+func (l *Lock) Key() string {
+	if l == nil || len(l.keys) == 0 {
+		return ""
+	}
+	return l.keys[0]
+}
+
+// Keys returns the lock's keys, in the order in which they were asked for.
+func (l *Lock) Keys() []string {
+	if l == nil {
+		return nil
+	}
+	return slices.Clone(l.keys)
+}
+
+func (l *Lock) text() string {
+	text, _ := l.value.(string)
+	return text
+}
+
+// Token returns the token that holds the lock: [Options].Token or a random one.
+func (l *Lock) Token() string {
+	if l == nil {
+		return ""
+	}
+	return l.text()[:l.tokenLen]
+}
+
+// Metadata returns [Options].Metadata.
+func (l *Lock) Metadata() string {
+	if l == nil {
+		return ""
+	}
+	return l.text()[l.tokenLen:]
+}
+
+// FenceToken returns the lock's fencing token: a number that grows with each
+// acquisition, from 1, so that a resource can tell a holder from those before it.
+// Obtaining a lock again by the token that holds it does not change the number.
+// It is 0 for a lock without [Options].FenceKey.
+//
+// See https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html
+// for what it is good for.
+func (l *Lock) FenceToken() int64 {
+	if l == nil {
+		return 0
+	}
+	return l.fence
+}
+
+// TTL asks Redis how long the lock is still held if nobody refreshes it; of
+// several keys the shortest time counts. It is 0 without an error if the lock is
+// not held any more. It returns ErrLockNotHeld for a nil lock, else what errors
+// the Redis client returns.
+func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
+	if l == nil {
+		return 0, ErrLockNotHeld
+	}
+	if l.claim == nil {
+		return 0, errNoClient
+	}
+	ms, err := l.claim.ttl(ctx)
+	return time.Duration(max(ms, 0)) * time.Millisecond, err
+}
+
+// Refresh gives the lock a new TTL that begins now, longer or shorter than what
+// is left of the old one. If Redis does not answer it tries again as
+// opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
+// they do in [Client.Obtain].
+//
+// A refresh may take effect again within the next 3 seconds if its reply took long, so that
+// the Redis client may have sent it twice, or if it was not answered, on a quorum not by all
+// nodes. If its TTL was shorter than that of one that succeeds meanwhile, [Lock.ValidUntil]
+// goes by the shorter.
+//
+// Errors:
+//
+//   - ErrNotObtained, as it is and without another try, if the lock is not held
+//     any more; a nil lock never was. So it is if Redis has refreshed the lock, but
+//     the reply came after [Lock.Done] had closed, or after the new TTL had passed.
+//     Then the key is deleted in the background, unless the token is a custom one.
+//   - The last error of the Redis client if the strategy has no more tries; joined
+//     with the context's error, or with context.DeadlineExceeded, if waiting for
+//     the next one had to end.
+//   - The context's error if ctx is over already, or an error that names ttl if it is
+//     under a millisecond. Then nothing is sent, and the lock stays as it is.
+func (l *Lock) Refresh(ctx context.Context, ttl time.Duration, opt *Options) error {
+	canceled, err := l.refresh(ctx, ttl, opt)
+	stats.refresh.count(err, canceled)
+	return err
+}
+
+func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (canceled bool, _ error) {
+	if l == nil {
+		return false, ErrNotObtained
+	}
+	if err := checkTTL(ttl); err != nil {
+		return false, err
+	}
+	if err := ctx.Err(); err != nil && l.lease.remaining() > 0 {
+		return true, err // before the lease counts on a TTL that is not sent
+	}
+	if l.claim == nil {
+		return false, errNoClient
+	}
+	ttl = ttl.Truncate(time.Millisecond)
+	pause := newPause(ctx, ttl, opt)
+	ctx, cancel := l.servers.bound(ctx, ttl)
+	defer cancel()
+	for {
+		sent, ok := l.lease.beginRefresh(ttl)
+		if !ok {
+			return false, ErrNotObtained
+		}
+		held, err := l.claim.renew(ctx, ttl)
+		err = l.extended(sent, ttl, held, err)
+		if err == nil || err == ErrNotObtained {
+			return false, err
+		}
+		if more, ended := pause.wait(ctx); ended != nil {
+			return true, errors.Join(err, ended)
+		} else if !more {
+			return endedBy(ctx, err)
+		}
+	}
+}
+
+// extended takes in how Redis answered to a refresh.
+func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
+	if err == nil && !held {
+		err = ErrNotObtained
+	}
+	cause, expired := l.lease.endRefresh(sent, ttl, err, l.claim.everywhere())
+	switch {
+	case err == ErrNotObtained:
+		l.lose(errGone)
+	case err == nil && cause != nil:
+		// The reply came too late: the holder has been told that the lock is gone, or is
+		// now, because the TTL that this set is over too.
+		if expired {
+			l.lost(cause)
+		}
+		if cause != errReleased {
+			l.claim.abandon(ttl)
+		}
+		return ErrNotObtained
+	}
+	return err
+}
+
+// refreshArgs are the arguments of refresh.lua. What goes on behind the holder's back may be so
+// late that the lock was released, and obtained anew by the same custom token, for longer: then
+// that is how long it stays.
+func (l *Lock) refreshArgs(shorten bool, ttl time.Duration) []any {
+	keepLonger := 0
+	if !shorten && !l.unique {
+		keepLonger = 1
+	}
+	return []any{l.value, ttl.Milliseconds(), keepLonger}
+}
+
+// releaseTimeout bounds what is done for a caller whose context is over.
+const releaseTimeout = time.Second
+
+// Release gives the lock back and stops its watchdog. It tries even if ctx is
+// over, for at most a second then, so that
+//
+//	defer lock.Release(ctx)
+//
+// does its work also where ctx was cancelled meanwhile. Otherwise it returns when
+// ctx ends, although the Redis client may still be waiting for its reply.
+//
+// It returns ErrLockNotHeld if the lock is not held any more, was released before
+// or is nil, and the error of the Redis client or of ctx if Redis did not answer:
+// then the lock may be held until its TTL has passed.
+func (l *Lock) Release(ctx context.Context) error {
+	var observed *observation
+	if l != nil {
+		ctx, observed = l.observe(ctx, Operation{Name: OpRelease, Keys: l.keys})
+	}
+	canceled, err := l.release(ctx)
+	result := stats.release.count(err, canceled)
+	observed.end(result, err)
+	return err
+}
+
+func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
+	if l == nil {
+		return false, ErrLockNotHeld
+	}
+	if ctx.Err() != nil {
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+		defer cancel()
+		ctx = detached
+	}
+	// First of all this holder ceases to believe: once the key is gone there may
+	// be another. From here on no refresh begins any more either.
+	if l.lease.end(errReleased) {
+		l.endHold(nil)
+	}
+	if l.keeper != nil {
+		l.keeper.stop(ctx)
+	}
+	if l.claim == nil {
+		return false, errNoClient
+	}
+	held, err := l.delete(ctx)
+	if err != nil {
+		return endedBy(ctx, err)
+	}
+	if !held {
+		return false, ErrLockNotHeld
+	}
+	return false, nil
+}

@@ -1,0 +1,10 @@
+-- Hands out fencing tokens. It follows token.lua.
+
+-- The next number of a counter, or the last one again if nothing was newly taken.
+local function fence(counter, new)
+	local number = redis.call('incrby', counter, new)
+	if number == 0 then -- held so far without a counter
+		number = redis.call('incr', counter)
+	end
+	return number
+end

@@ -1,0 +1,321 @@
+package redislock
+
+import (
+	"errors"
+	"math"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// askInterval is how often a waiter says that it is still there.
+	askInterval = time.Second
+	// pollInterval is how often one asks that no message can reach.
+	pollInterval = 50 * time.Millisecond
+	// askGap is between the asks of all waiters of a Redis client on average, at least.
+	askGap = time.Millisecond
+	// leastWait is between two asks of one waiter because of a TTL that ends.
+	leastWait = 10 * time.Millisecond
+	// askPatience is how long a waiter goes on asking a server that does not answer.
+	askPatience = 10 * time.Second
+	// unheard is what a reply is less if nobody listens to the waiter's channel.
+	unheard = 1e15
+)
+
+// A waiter is a caller that wants a lock in its turn.
+//
+// Whatever Redis may have been told of a waiter in its absence is undone: a handover that
+// arrives when it is gone is answered by leaving the queue, which passes the lock on, and
+// so is an ask of it that turns out to have been under way.
+type waiter struct {
+	task
+	lock   *singleClaim
+	keys   []string // as queue_ask.lua takes them
+	ttl    time.Duration
+	since  time.Duration // since epoch: when it first asked
+	grants chan grant    // holds one
+
+	*background                // set before the first ask, and locked for what follows
+	id           string        // of this call, in all processes
+	subscription *subscription // nil if no message can come
+	state        waiterState
+	holderEnds   time.Duration // since epoch: when the TTL of the lock's holder will be over
+	failingSince time.Duration // since epoch: since when asks fail; 0: they do not
+	strayUntil   time.Duration // since epoch: an ask that has ended may come until then; 0: none may
+	retry        time.Duration // the last wait because of a failure
+	owesLeave    bool          // whether an ask ended while the caller waited for the last one
+}
+
+type waiterState int
+
+const (
+	asking waiterState = iota // for the first time
+	queued                    // asks again from its lane
+	served                    // has the lock, or had it and has not released it
+	done
+)
+
+// A grant is the end of a waiter's waiting.
+type grant struct {
+	sent  time.Duration // since epoch: when the ask was sent from which the TTL counts
+	fence int64
+	told  bool // by a message
+	err   error
+}
+
+func newWaiter(lock *singleClaim, ttl time.Duration, opt *Options) *waiter {
+	w := &waiter{
+		lock:   lock,
+		keys:   queueKeys(lock.keys[0]),
+		ttl:    ttl.Truncate(time.Millisecond),
+		since:  sinceEpoch(),
+		grants: make(chan grant, 1),
+	}
+	w.task = newTask(w, askInterval, 2*askInterval)
+	if opt.FenceKey != "" {
+		w.keys = append(w.keys, opt.FenceKey)
+	}
+	return w
+}
+
+// waitLocked takes in a reply that says to wait, with its background locked.
+func (w *waiter) waitLocked(sent time.Duration, reply int64) {
+	if reply <= -unheard {
+		reply += unheard
+		if w.subscription != nil {
+			w.subscription.noteUnheardLocked(sent)
+		}
+	}
+	w.holderEnds = sinceEpoch() + time.Duration(-reply)*time.Millisecond + time.Millisecond
+}
+
+// listen lets messages reach the waiter from now on if its client has a confirmed
+// subscription. It comes before the first ask: the handover may be faster than the reply.
+func (w *waiter) listen() {
+	w.id = processID + strconv.FormatUint(waiterIDs.Add(1), 36)
+	w.background = lockBackground(w.lock.server())
+	defer w.unlock()
+	w.background.asking++
+	if subscription := w.subscriptions[w.lock.server().subscriptionKey(w.lock.Key())]; subscription != nil && subscription.confirmed {
+		subscription.addLocked(w)
+	}
+}
+
+// enqueue has the waiter asked for from its lane.
+func (w *waiter) enqueue() {
+	key := w.lock.server().laneKey(w.lock.Key(), false)
+	w.mu.Lock()
+	defer w.unlock()
+	listened := w.subscription != nil
+	if !listened {
+		subscribeLocked(w)
+	}
+	w.becomeLocked(queued)
+	due := w.nextAskLocked()
+	if !listened && w.canBeToldLocked() {
+		due = atOnce // meanwhile the subscription was confirmed
+	}
+	w.startLocked(w.openLaneLocked(key), due)
+}
+
+// becomeLocked changes the waiter's state, with its background locked.
+func (w *waiter) becomeLocked(state waiterState) {
+	switch w.state {
+	case asking:
+		w.background.asking--
+	case queued:
+		w.background.queued--
+	}
+	w.state = state
+	switch state {
+	case queued:
+		w.background.queued++
+		return
+	case served:
+		if w.subscription != nil {
+			w.subscription.serveLocked(w)
+		}
+	case done:
+		if w.subscription != nil {
+			w.subscription.removeLocked(w)
+		}
+	}
+	w.stopLocked()
+}
+
+// giveUp ends the waiting. From now on each ask that ends is followed by a leave; but not if the
+// caller is to wait for the last of them, by the channel that is returned. It is nil if none is under
+// way.
+func (w *waiter) giveUp(wait bool) (idle <-chan struct{}) {
+	w.mu.Lock()
+	defer w.unlock()
+	w.becomeLocked(done)
+	if wait && w.underWay > 0 {
+		w.idle = make(chan struct{})
+	}
+	return w.idle
+}
+
+// waitNoMore is for a caller that has waited for the last ask in vain. It reports whether others have
+// ended meanwhile, which no leave has followed.
+func (w *waiter) waitNoMore() (owesLeave bool) {
+	w.mu.Lock()
+	defer w.unlock()
+	w.idle = nil
+	return w.owesLeave
+}
+
+// leave takes the waiter out of the queue in the background. If it has been handed the
+// lock, that is passed on. The channel that it returns is closed after the first attempt.
+func (w *waiter) leave() (tried <-chan struct{}) {
+	key := w.lock.server().laneKey(w.lock.Key(), false)
+	// If this is another than the waiter's, that has closed, and nobody else knows the waiter.
+	b := lockBackground(w.lock.server())
+	defer b.unlock()
+	return w.leaveLocked(b.openLaneLocked(key))
+}
+
+// leaveLocked leaves, with the background of the lane locked. It is repeated if an ask that has ended
+// may yet come into effect.
+func (w *waiter) leaveLocked(lane *lane) (tried <-chan struct{}) {
+	most := maxUndos[leave]
+	if w.lane != nil {
+		most = math.MaxInt // it was queued, and others would wait for it
+	}
+	call := leaving(w.keys[:3], w.lock.value, w.id, w.lock.unique)
+	return newUndo(leave, call, w.strayUntil != 0).startLocked(lane, most)
+}
+
+// canBeToldLocked reports whether a message can reach the waiter, with its background locked.
+func (w *waiter) canBeToldLocked() bool {
+	return w.subscription != nil && w.subscription.confirmed
+}
+
+// askEveryLocked is the time between two asks, with its background locked.
+func (w *waiter) askEveryLocked() time.Duration {
+	every := pollInterval
+	if w.canBeToldLocked() {
+		every = askInterval
+	}
+	return max(every, time.Duration(w.background.queued)*askGap)
+}
+
+// nextAskLocked is when to ask again, with its background locked.
+func (w *waiter) nextAskLocked() time.Duration {
+	now := sinceEpoch()
+	due := now + early(w.askEveryLocked())
+	if w.holderEnds < due {
+		due = max(w.holderEnds, now+max(leastWait, time.Duration(w.background.queued)*askGap))
+	}
+	return due
+}
+
+// askCallLocked is the next ask, with its background locked.
+func (w *waiter) askCallLocked() call {
+	var channel string
+	if w.canBeToldLocked() {
+		channel = w.subscription.channel
+	}
+	alive := max(3*w.askEveryLocked(), time.Second)
+	now := sinceEpoch()
+	waited := now - w.since
+	if w.state == asking {
+		waited = 0
+	}
+	return call{
+		script: queueAskScript,
+		keys:   w.keys,
+		args: []any{
+			w.lock.value, w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
+			waited.Microseconds(), ticket(w.id, now, w.keys[0]), channel,
+		},
+		sent: now,
+	}
+}
+
+func (w *waiter) begin() (call, bool) {
+	w.mu.Lock()
+	defer w.unlock()
+	if w.state != queued {
+		return call{}, false
+	}
+	return w.askCallLocked(), true
+}
+
+func (w *waiter) end(call call, reply int64, err error) {
+	w.mu.Lock()
+	defer w.unlock()
+	w.noteStrayLocked(call.sent, err)
+	switch {
+	case w.state == queued:
+		w.answeredLocked(call.sent, reply, err)
+	case w.state == served:
+		// It may come after a release that is under way: then that is the time to look.
+		// Not while the holder has the lock: there is no place to be had then, and nothing
+		// to be taken.
+		if w.lock.lease.remaining() <= 0 {
+			w.strayUntil = sinceEpoch() + undoGrace
+		}
+	case w.idle != nil:
+		w.owesLeave = true // the caller's
+	default:
+		// It was under way when the waiting ended, and may have queued the waiter, or taken
+		// the lock, once more.
+		w.leaveLocked(w.lane)
+	}
+}
+
+// noteStrayLocked notes, with its background locked, that an ask may yet come into effect if it was
+// not answered, or late. That may be when the lock has been obtained by another, and released: it
+// would be taken for nobody.
+func (w *waiter) noteStrayLocked(sent time.Duration, err error) {
+	now := sinceEpoch()
+	switch {
+	case err != nil && !refused(err) || now-sent >= slowReply:
+		w.strayUntil = now + undoGrace
+	case sent > w.strayUntil:
+		w.strayUntil = 0
+	}
+}
+
+// answeredLocked takes in how an ask of a queued waiter ended, with its background locked.
+func (w *waiter) answeredLocked(sent time.Duration, reply int64, err error) {
+	now := sinceEpoch()
+	switch {
+	case err == nil && reply > 0:
+		w.tell(grant{sent: sent, fence: reply})
+	case err == nil:
+		w.failingSince, w.retry = 0, 0
+		w.waitLocked(sent, reply)
+	case refused(err) || errors.Is(err, redis.ErrClosed):
+		w.tell(grant{err: err})
+	case w.failingSince == 0:
+		w.failingSince = now
+	case now-w.failingSince > askPatience:
+		w.tell(grant{err: err})
+	}
+}
+
+// tell wakes the caller, unless there is news for it already.
+func (w *waiter) tell(grant grant) {
+	select {
+	case w.grants <- grant:
+	default:
+	}
+}
+
+func (w *waiter) nextLocked(call call, err error) (due time.Duration, ok bool) {
+	if err != nil {
+		w.retry = min(max(2*w.retry, 20*time.Millisecond), askInterval)
+		return sinceEpoch() + w.retry/2 + rand.N(w.retry), true
+	}
+	if w.canBeToldLocked() && call.sent < w.subscription.since {
+		// It may have told the server that no message can reach this waiter, or a
+		// message may have been lost after it.
+		return atOnce, true
+	}
+	return w.nextAskLocked(), true
+}
