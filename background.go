@@ -2,8 +2,8 @@ package redislock
 
 import "sync"
 
-// A background is all that goes on behind the backs of a Redis client's callers: lanes, subscriptions,
-// and waiters. There is one as long as anything does.
+// A background is all that goes on behind the backs of a Redis client's callers: lanes,
+// subscriptions and waiters. There is one as long as anything does.
 //
 // Mutexes are locked in this order: a TickWatchdog's, a background's, that of all backgrounds, a
 // lease's or a quorumClaim's.

@@ -330,8 +330,8 @@ func cpuTime() time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// A task is stopped and started again while attempts of it are under way, and long after
-// the last of the others has ended.
+// Asks end long after their waiters have left, and after all else on the lane: each is followed by
+// another leave.
 func TestScheduler_leavesAfterAnAttempt(t *testing.T) {
 	t.Parallel()
 	redistest.TakesLong(t)

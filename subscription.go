@@ -135,8 +135,8 @@ func (s *subscription) closeIfIdle() {
 	}
 }
 
-// closeLocked makes the subscription unknown, with its background locked, and returns the subscription,
-// which is the caller's to close.
+// closeLocked ends the subscription, with its background locked. It returns what the caller is to
+// close.
 func (s *subscription) closeLocked() *redis.PubSub {
 	if !isClosed(s.closed) {
 		close(s.closed)
@@ -203,7 +203,7 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 			return nil
 		case errors.As(err, &late) && late.Timeout():
 			if pinged || !replied {
-				return nil
+				return errSilent
 			}
 			pinged = true
 			_ = pubsub.Ping(context.Background())

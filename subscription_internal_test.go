@@ -258,3 +258,76 @@ func TestSubscription_clientClosed(t *testing.T) {
 		assert.NotContains(t, b.subscriptions, b.key)
 	})
 }
+
+func FuzzParseHandover(f *testing.F) {
+	f.Add("process.1:2:a2V5 value")
+	f.Add(":-9223372036854775808:YQ ")
+	f.Add("1:2::3 x")
+	f.Add(":: ")
+	f.Fuzz(func(t *testing.T, message string) {
+		h, ok := parseHandover(message)
+		if !ok {
+			return
+		}
+		again, ok := parseHandover(ticket(h.id, h.sent, h.key) + " " + h.value)
+		assert.True(t, ok)
+		assert.Equal(t, h, again)
+		assert.True(t, strings.HasSuffix(message, " "+h.value))
+	})
+}
+
+func TestParseHandover(t *testing.T) {
+	h, ok := parseHandover(ticket("process.7", -time.Second, "a: {") + " value 1")
+	assert.True(t, ok)
+	assert.Equal(t, handover{id: "process.7", sent: -time.Second, key: "a: {", value: "value 1"}, h)
+}
+
+// unusedSubscription returns a subscription without a subscription.
+func unusedSubscription() *subscription {
+	return &subscription{
+		background: &background{servers: newServer(nil), closed: true},
+
+		waiters: make(map[string]*waiter),
+		holders: make(map[string]*waiter),
+		idle:    time.NewTimer(time.Hour),
+		closed:  make(chan struct{}),
+	}
+}
+
+// Locks that are never released, only left to expire, are forgotten even so.
+func TestSubscription_forgetsExpiredLocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := unusedSubscription()
+		for i := range 10_000 {
+			w := &waiter{id: strconv.Itoa(i)}
+			w.lock = &singleClaim{}
+			w.lock.lease.begin(sinceEpoch(), time.Second)
+			b.serveLocked(w)
+			time.Sleep(100 * time.Millisecond)
+		}
+		assert.LessOrEqual(t, len(b.holders), 128)
+		assert.Contains(t, b.holders, "9999")
+	})
+}
+
+func TestParseHandover_malformed(t *testing.T) {
+	for _, message := range []string{
+		"", " ", "id", "id:1", "id:1:", "id:1: value", "id:1:YQ", "id:x:YQ value", "id:1:%% value", "id::YQ value", "id 1 YQ value",
+	} {
+		h, ok := parseHandover(message)
+		assert.False(t, ok, "%q", message)
+		assert.Zero(t, h, "%q", message)
+	}
+}
+
+// A subscription that somebody has come to use meanwhile is not closed.
+func TestSubscription_closeIfIdle(t *testing.T) {
+	b := unusedSubscription()
+	b.waiters["one"] = &waiter{}
+	b.closeIfIdle()
+	assert.False(t, isClosed(b.closed))
+	delete(b.waiters, "one")
+	b.closeIfIdle()
+	assert.True(t, isClosed(b.closed))
+	assert.False(t, b.idle.Stop())
+}

@@ -125,11 +125,7 @@ func (u *undo) finishLocked() {
 }
 
 func (u *undo) nextLocked(call, error) (due time.Duration, ok bool) {
-	now := sinceEpoch()
-	due = min(now+u.wait, u.deadline)
-	if now < u.settled {
-		due = min(due, u.settled)
-	}
+	due = min(sinceEpoch()+u.wait, u.deadline)
 	u.wait = min(2*u.wait, time.Second)
 	return due, true
 }
