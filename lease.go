@@ -51,8 +51,8 @@ type stragglers struct {
 // more than once, so that a copy of it may be under way yet.
 const slowReply = 50 * time.Millisecond
 
-// extras are what only some leases have: those whose end somebody wants to be told of, and
-// those of which a refresh has met with trouble.
+// extras are what only some leases have: those that are refreshed, and those whose end somebody
+// wants to be told of.
 type extras struct {
 	ctx    context.Context // canceled at the end; nil until somebody wants to be told of it
 	cancel context.CancelCauseFunc
