@@ -20,10 +20,10 @@ type background struct {
 }
 
 // backgrounds are all of them, by what tells Redis clients apart.
-var backgrounds struct {
+var backgrounds = struct {
 	mu  sync.Mutex
 	all map[any]*background
-}
+}{all: make(map[any]*background)}
 
 // lockBackground returns the background of these servers, which it has locked.
 func lockBackground(servers servers) *background {
@@ -32,9 +32,6 @@ func lockBackground(servers servers) *background {
 		b := backgrounds.all[identity]
 		if b == nil {
 			b = &background{servers: servers}
-			if backgrounds.all == nil {
-				backgrounds.all = make(map[any]*background)
-			}
 			backgrounds.all[identity] = b
 		}
 		backgrounds.mu.Unlock()

@@ -36,13 +36,13 @@ func TestBackground_closes(t *testing.T) {
 		"not obtained in a queue": func(t *testing.T, c *Client) {
 			ctx, cancel := context.WithTimeout(t.Context(), 1)
 			defer cancel()
-			w := newWaiter(c.servers.(*server).newClaim(c, []string{"key"}, nil), time.Minute, &Options{})
+			w := newWaiter(c.servers.(*server).newClaim(c, []string{"key"}, &noOptions), time.Minute, &Options{})
 			w.listen()
 			_, err := w.await(ctx)
 			require.ErrorIs(t, err, ErrNotObtained)
 		},
 		"orphan": func(_ *testing.T, c *Client) {
-			c.servers.(*server).newClaim(c, []string{"key"}, nil).releaseOrphan()
+			c.servers.(*server).newClaim(c, []string{"key"}, &noOptions).releaseOrphan()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

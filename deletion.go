@@ -27,8 +27,8 @@ var (
 const deletionIdle = 100 * time.Millisecond
 
 // delete deletes the keys and reports whether the lock was held. It does not outlast ctx,
-// although the Redis client may while it waits for a reply. The command then goes on by
-// itself, and is repeated if need be; but not for a custom token, of which another call may
+// although the Redis client may while it waits for a reply. What was sent then goes on by
+// itself, and is repeated if it fails; but not for a custom token, of which another call may
 // have obtained the lock by then.
 func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
 	if ctx.Done() == nil {
@@ -43,9 +43,6 @@ func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
 		d = &deletion{done: make(chan struct{}, 1)}
 	}
 	d.claim, d.ctx = l.claim, ctx
-	if l.unique {
-		d.ctx = context.WithoutCancel(ctx)
-	}
 	select {
 	case next <- d:
 	default:

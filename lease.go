@@ -42,11 +42,6 @@ type straggler struct {
 	until time.Duration // since epoch: what is sent after that comes behind it
 }
 
-type stragglers struct {
-	all      []straggler
-	answered time.Duration // since epoch: when a refresh last was
-}
-
 // slowReply is how late a reply is at the least if the Redis client may have sent the command
 // more than once, so that a copy of it may be under way yet.
 const slowReply = 50 * time.Millisecond
@@ -65,12 +60,13 @@ type extras struct {
 
 	failure    error         // of refreshes, since one succeeded
 	idle       chan struct{} // closed once no refresh is under way; nil: nobody waits
-	stragglers *stragglers   // nil: there have been none
+	stragglers []straggler
+	answered   time.Duration // since epoch: when a refresh last was
 }
 
 func (l *lease) addExtrasLocked() *extras {
 	if l.extras == nil {
-		l.extras = &extras{}
+		l.extras = &extras{answered: math.MinInt64}
 	}
 	return l.extras
 }
@@ -108,9 +104,7 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 	if extras.underWay == 0 || ttl < extras.shortestTTL {
 		extras.shortestTTL = ttl
 	}
-	if extras.stragglers != nil {
-		extras.shortestTTL = min(extras.shortestTTL, extras.stragglers.shortestTTL(sent))
-	}
+	extras.shortestTTL = min(extras.shortestTTL, extras.shortestStraggler(sent))
 	extras.underWay++
 	return sent, true
 }
@@ -147,25 +141,22 @@ func (l *lease) noteStragglerLocked(sent, ttl time.Duration, err error, everywhe
 	now := sinceEpoch()
 	unanswered := err != nil && err != ErrNotObtained && !refused(err)
 	if unanswered || !everywhere || now-sent >= slowReply {
-		if l.extras.stragglers == nil {
-			l.extras.stragglers = &stragglers{answered: math.MinInt64}
-		}
-		l.extras.stragglers.all = append(l.extras.stragglers.all, straggler{ttl, now + undoGrace})
+		l.extras.stragglers = append(l.extras.stragglers, straggler{ttl, now + undoGrace})
 	}
-	if !unanswered && l.extras.stragglers != nil {
-		l.extras.stragglers.answered = now
+	if !unanswered {
+		l.extras.answered = now
 	}
 }
 
-// shortestTTL is the shortest of those that may come into effect after what is sent at that
-// time. It forgets the others.
-func (s *stragglers) shortestTTL(sent time.Duration) time.Duration {
-	s.all = slices.DeleteFunc(s.all, func(r straggler) bool {
+// shortestStraggler is the shortest TTL of those that may come into effect after what is sent at
+// that time. It forgets the others.
+func (e *extras) shortestStraggler(sent time.Duration) time.Duration {
+	e.stragglers = slices.DeleteFunc(e.stragglers, func(r straggler) bool {
 		// Time alone does not tell: while Redis is silent nothing comes into effect.
-		return r.until < sent && s.answered >= r.until-undoGrace
+		return r.until < sent && e.answered >= r.until-undoGrace
 	})
 	shortest := time.Duration(math.MaxInt64)
-	for _, r := range s.all {
+	for _, r := range e.stragglers {
 		shortest = min(shortest, r.ttl)
 	}
 	return shortest

@@ -16,7 +16,7 @@ type Lock struct {
 	*Client
 	claim    claim // nil for a lock that was not obtained
 	keys     []string
-	value    any // a string, token and metadata: boxed once for all commands
+	args     [1]any // the value, a string: token and metadata, boxed once for all commands
 	tokenLen int32
 
 	// unique is whether the value was made for this lock alone. Nobody else can hold by
@@ -58,16 +58,16 @@ type claim interface {
 // init sets what all locks have, whatever servers they are on.
 func (l *Lock) init(c *Client, claim claim, keys []string, opt *Options) {
 	l.Client, l.claim, l.keys = c, claim, keys
-	var token, metadata string
-	if opt != nil {
-		token, metadata, l.logger = opt.Token, opt.Metadata, opt.Logger
-	}
+	token := opt.Token
 	l.unique = token == ""
 	if l.unique {
 		token = randomToken()
 	}
-	l.value, l.tokenLen = token+metadata, int32(len(token))
+	l.args[0], l.tokenLen, l.logger = token+opt.Metadata, int32(len(token)), opt.Logger
 }
+
+// value is what the key of the lock has.
+func (l *Lock) value() any { return l.args[0] }
 
 // tokenArg is what scripts are told of the token: its length, negative if it was generated.
 func (l *Lock) tokenArg() any {
@@ -113,7 +113,7 @@ func (l *Lock) Keys() []string {
 }
 
 func (l *Lock) text() string {
-	text, _ := l.value.(string)
+	text, _ := l.args[0].(string)
 	return text
 }
 
@@ -255,7 +255,7 @@ func (l *Lock) refreshArgs(shorten bool, ttl time.Duration) []any {
 	if !shorten && !l.unique {
 		keepLonger = 1
 	}
-	return []any{l.value, ttl.Milliseconds(), keepLonger}
+	return []any{l.value(), ttl.Milliseconds(), keepLonger}
 }
 
 // releaseTimeout bounds what is done for a caller whose context is over.

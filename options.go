@@ -81,18 +81,14 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// noOptions stand for nil ones.
+var noOptions Options
+
 func (o *Options) retryStrategy() RetryStrategy {
 	if o == nil || o.RetryStrategy == nil {
 		return NoRetry()
 	}
 	return o.RetryStrategy
-}
-
-func (o *Options) minReplicas() int16 {
-	if o == nil {
-		return 0
-	}
-	return int16(min(o.MinReplicas, math.MaxInt16))
 }
 
 // check finds out that options cannot be met, whatever servers the keys are on.

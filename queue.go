@@ -91,18 +91,19 @@ func (s *server) obtainInTurn(ctx context.Context, c *Client, keys []string, ttl
 	if err != nil {
 		return nil, canceled, err
 	}
-	w.serve()
+	w.mu.Lock()
+	defer w.unlock()
+	w.becomeLocked(served)
 	return &w.lock.Lock, false, nil
 }
 
 // await waits in the queue until the lock is held. If it fails it also reports whether
 // that is because the waiting had to end.
 func (w *waiter) await(ctx context.Context) (canceled bool, _ error) {
-	var end <-chan time.Time // never, if the context has a deadline
 	if _, ok := ctx.Deadline(); !ok {
-		timer := time.NewTimer(w.ttl - (sinceEpoch() - w.since))
-		defer timer.Stop()
-		end = timer.C
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, w.ttl-(sinceEpoch()-w.since))
+		defer cancel()
 	}
 	w.enqueue()
 	for {
@@ -122,9 +123,6 @@ func (w *waiter) await(ctx context.Context) (canceled bool, _ error) {
 		case <-ctx.Done():
 			w.quit(false)
 			return true, errors.Join(ErrNotObtained, ctx.Err())
-		case <-end:
-			w.quit(false)
-			return true, errors.Join(ErrNotObtained, context.DeadlineExceeded)
 		}
 	}
 }
@@ -196,13 +194,6 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 	return lock.lease.remaining() > 0, nil
 }
 
-// serve ends the waiting of a waiter that has the lock.
-func (w *waiter) serve() {
-	w.mu.Lock()
-	defer w.unlock()
-	w.becomeLocked(served)
-}
-
 // released notes that the lock was given back, or that it was tried.
 func (w *waiter) released() {
 	w.mu.Lock()
@@ -221,9 +212,7 @@ func (w *waiter) released() {
 func (w *waiter) forget() {
 	w.mu.Lock()
 	defer w.unlock()
-	if w.subscription != nil {
-		w.subscription.removeLocked(w)
-	}
+	w.unsubscribeLocked()
 }
 
 // quit takes a waiter whose waiting is over out of the queue. It waits until that is done, but
@@ -231,7 +220,7 @@ func (w *waiter) forget() {
 func (w *waiter) quit(lost bool) {
 	timer := time.NewTimer(leaveGrace)
 	defer timer.Stop()
-	idle := w.giveUp(!lost)
+	idle := w.giveUp()
 	left := w.leave()
 	if lost {
 		return
@@ -240,13 +229,10 @@ func (w *waiter) quit(lost bool) {
 		// What is under way may come after the leaving, and queue the waiter once more.
 		select {
 		case <-idle:
+			left = w.leave()
 		case <-timer.C:
-			if w.waitNoMore() {
-				w.leave()
-			}
 			return
 		}
-		left = w.leave()
 	}
 	select {
 	case <-left:

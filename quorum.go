@@ -117,7 +117,7 @@ func nodeWait(ttl time.Duration) time.Duration {
 func (q *quorum) allNodes() []answer {
 	answers := make([]answer, len(q.nodes))
 	for i := range answers {
-		answers[i].node = i
+		answers[i] = answer{node: i, err: errSilent}
 	}
 	return answers
 }

@@ -38,7 +38,7 @@ func (c *quorumClaim) take(ctx context.Context, ttl time.Duration, _ *Options, _
 		mark = randomToken()
 	}
 	answers := q.askNodes(ctx, nodeWait(ttl), q.allNodes(), func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, quorumObtainScript, keys, c.value, ttl.Milliseconds(), c.tokenArg(), mark)
+		return q.nodes[i].run(ctx, quorumObtainScript, keys, c.value(), ttl.Milliseconds(), c.tokenArg(), mark)
 	})
 	c.noteUnsure(answers)
 	if count(answers, granted) >= q.majority() && c.lease.remaining() > 0 {
@@ -66,7 +66,7 @@ func (c *quorumClaim) undo(ctx context.Context, ttl time.Duration, answers []ans
 		// calls may count on what this one took: only that goes, and only if they do not.
 		taken := slices.DeleteFunc(slices.Clone(answers), func(a answer) bool { return a.err != nil || a.reply < 2 })
 		q.askNodes(ctx, nodeWait(ttl), taken, func(ctx context.Context, i int) (int64, error) {
-			return q.nodes[i].run(ctx, quorumUndoScript, c.nodeKeys(), c.value, mark)
+			return q.nodes[i].run(ctx, quorumUndoScript, c.nodeKeys(), c.value(), mark)
 		})
 	}()
 	select {
@@ -104,11 +104,11 @@ func (c *quorumClaim) noteUnsure(answers []answer) {
 func (c *quorumClaim) releaseOn(ctx context.Context, ttl time.Duration, answers []answer) {
 	q := c.quorum()
 	q.askNodes(ctx, nodeWait(ttl), answers, func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, releaseScript, c.keys, c.value)
+		return q.nodes[i].run(ctx, releaseScript, c.keys, c.value())
 	})
 	for _, a := range answers {
 		if c.unique && (a.err != nil && !refused(a.err) || a.reply == 0 && c.unsure[a.node]) {
-			release := call{script: releaseScript, keys: c.keys, args: []any{c.value}}
+			release := call{script: releaseScript, keys: c.keys, args: c.args[:]}
 			q.nodes[a.node].undo(c.Key(), newUndo(orphan, release, true))
 		}
 	}
@@ -150,7 +150,7 @@ func (c *quorumClaim) release(ctx context.Context) (held bool, _ error) {
 func (c *quorumClaim) ttl(ctx context.Context) (int64, error) {
 	q := c.quorum()
 	answers := q.askNodes(ctx, mostNodeWait, q.allNodes(), func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, ttlScript, c.keys, c.value)
+		return q.nodes[i].run(ctx, ttlScript, c.keys, c.value())
 	})
 	if count(answers, fine) < q.majority() {
 		return 0, q.silence(ctx, answers)
@@ -200,7 +200,7 @@ func (n *node) heal(locks []healing) {
 		calls = append(calls, call{
 			script: quorumHealScript,
 			keys:   h.lock.nodeKeys(),
-			args:   []any{h.lock.value, h.ttl.Milliseconds(), h.now + healGrace.Milliseconds(), len(h.lock.keys)},
+			args:   []any{h.lock.value(), h.ttl.Milliseconds(), h.now + healGrace.Milliseconds(), len(h.lock.keys)},
 		})
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), mostNodeWait)

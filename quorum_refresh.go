@@ -56,9 +56,6 @@ func (q *quorum) refresh(ctx context.Context, locks []refreshing) (heard <-chan 
 	for i := range locks {
 		locks[i].awaited = len(q.nodes)
 		locks[i].answers = q.allNodes()
-		for n := range locks[i].answers {
-			locks[i].answers[n].err = errSilent
-		}
 	}
 	go r.run(ctx)
 	return r.heard

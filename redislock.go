@@ -84,7 +84,7 @@ type Client struct {
 
 // servers are what a Client's locks are on: one server, or a quorum of them.
 type servers interface {
-	// check finds out that options, which are not nil, cannot be met.
+	// check finds out that options cannot be met.
 	check(keys []string, opt *Options) error
 	// checkTags finds out that keys may not be where one script can reach all of them.
 	checkTags(keys []string) error
@@ -161,6 +161,9 @@ func (c *Client) ObtainMulti(ctx context.Context, keys []string, ttl time.Durati
 
 // obtainAndCount also returns the context for what is done under the lock.
 func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, context.Context, error) {
+	if opt == nil {
+		opt = &noOptions
+	}
 	obtaining, observed := c.observe(ctx, Operation{Name: OpObtain, Keys: keys, TTL: ttl})
 	lock, canceled, err := c.obtain(obtaining, keys, ttl, opt, observed)
 	result := stats.obtain.count(err, canceled)
@@ -168,9 +171,7 @@ func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Dur
 	if err != nil {
 		return nil, nil, err
 	}
-	if opt != nil {
-		lock.keepBy(opt.Watchdog, ttl)
-	}
+	lock.keepBy(opt.Watchdog, ttl)
 	held := lock.observeHold(ctx, ttl)
 	if lock.keeper != nil {
 		lock.keeper.start(held)
@@ -227,9 +228,6 @@ func (c *Client) check(keys []string, ttl time.Duration, opt *Options) error {
 	}
 	if err := checkTTL(ttl); err != nil {
 		return err
-	}
-	if opt == nil {
-		return c.servers.checkTags(keys)
 	}
 	if err := opt.check(keys); err != nil {
 		return err

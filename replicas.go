@@ -2,7 +2,6 @@ package redislock
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -13,21 +12,14 @@ import (
 // confirmTimeout bounds the waiting for replicas.
 const confirmTimeout = time.Second
 
-// unconfirmedError says that a write reached the master but not enough replicas.
-type unconfirmedError struct {
-	reason string
-}
+// unconfirmedError says why a write that reached the master is not confirmed by enough replicas.
+type unconfirmedError string
 
-func (e *unconfirmedError) Error() string {
-	return "redislock: " + e.reason
-}
+func (e unconfirmedError) Error() string { return "redislock: " + string(e) }
 
 func isUnconfirmed(err error) bool {
-	if err == nil {
-		return false // without an allocation
-	}
-	var unconfirmed *unconfirmedError
-	return errors.As(err, &unconfirmed)
+	_, ok := err.(unconfirmedError)
+	return ok
 }
 
 // runConfirmed waits until the replicas have what the script wrote, for at most as long as the
@@ -92,15 +84,15 @@ func (c call) runAndWait(ctx context.Context, s *server, run runner) (int64, err
 		return reply, err
 	}
 	if info != nil && strings.Contains(info.Val(), "cluster_enabled:1") {
-		return 0, &unconfirmedError{fmt.Sprintf("MinReplicas cannot be confirmed by a %T of a Redis Cluster: "+
-			"it has no method MasterForKey; use the *redis.ClusterClient itself", s.client)}
+		return 0, unconfirmedError(fmt.Sprintf("MinReplicas cannot be confirmed by a %T of a Redis Cluster: "+
+			"it has no method MasterForKey; use the *redis.ClusterClient itself", s.client))
 	}
 	n, err := confirmed.Int64()
 	if err != nil {
 		return 0, err
 	}
 	if n < int64(c.replicas) {
-		return 0, &unconfirmedError{fmt.Sprintf("only %d of %d replicas have confirmed the lock within %v", n, c.replicas, timeout)}
+		return 0, unconfirmedError(fmt.Sprintf("only %d of %d replicas have confirmed the lock within %v", n, c.replicas, timeout))
 	}
 	return reply, nil
 }

@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -27,7 +28,7 @@ func (s *server) newLock(c *Client, keys []string, opt *Options) *Lock {
 func (s *server) newClaim(c *Client, keys []string, opt *Options) *singleClaim {
 	claim := &singleClaim{}
 	claim.init(c, claim, keys, opt)
-	claim.minReplicas = opt.minReplicas()
+	claim.minReplicas = int16(min(opt.MinReplicas, math.MaxInt16))
 	return claim
 }
 
@@ -54,15 +55,9 @@ func (c *singleClaim) take(ctx context.Context, ttl time.Duration, opt *Options,
 	switch {
 	case isUnconfirmed(err):
 		c.releaseFailed(ctx)
-	case err != nil:
-		if !refused(err) {
-			c.releaseOrphan()
-		}
-	case !held:
-		if slow {
-			c.releaseOrphan()
-		}
-	case c.lease.remaining() <= 0:
+	case err != nil && !refused(err), err == nil && !held && slow:
+		c.releaseOrphan()
+	case held && c.lease.remaining() <= 0:
 		// The reply was so long in coming that the lock may be gone already.
 		c.releaseFailed(ctx)
 		return false, nil
@@ -75,21 +70,21 @@ func (c *singleClaim) take(ctx context.Context, ttl time.Duration, opt *Options,
 // ask asks Redis for the lock and reports whether it is held now.
 func (c *singleClaim) ask(ctx context.Context, ttl time.Duration, opt *Options, again bool) (held bool, _ error) {
 	c.lease.begin(sinceEpoch(), ttl)
-	fenced := opt != nil && opt.FenceKey != ""
+	fenced := opt.FenceKey != ""
 	if len(c.keys) == 1 && !fenced {
 		if !again && c.server().own && c.minReplicas == 0 {
 			if held, err := c.set(ctx, ttl); held || err != nil {
 				return held, err
 			}
 		}
-		reply, err := c.setting(ttl, obtainScript, c.keys, c.value, ttl.Milliseconds(), c.tokenArg()).run(ctx, c.server())
+		reply, err := c.setting(ttl, obtainScript, c.keys, c.value(), ttl.Milliseconds(), c.tokenArg()).run(ctx, c.server())
 		return reply != 0, err
 	}
 	keys, counter := c.keys, 0
 	if fenced {
 		keys, counter = append(slices.Clip(keys), opt.FenceKey), 1
 	}
-	reply, err := c.setting(ttl, obtainMultiScript, keys, c.value, ttl.Milliseconds(), c.tokenArg(), counter).run(ctx, c.server())
+	reply, err := c.setting(ttl, obtainMultiScript, keys, c.value(), ttl.Milliseconds(), c.tokenArg(), counter).run(ctx, c.server())
 	if fenced {
 		c.fence = reply
 	}
@@ -100,7 +95,7 @@ func (c *singleClaim) ask(ctx context.Context, ttl time.Duration, opt *Options, 
 // of what the script does. It is not the script's whole job: the key may have the token's
 // own value.
 func (c *singleClaim) set(ctx context.Context, ttl time.Duration) (held bool, err error) {
-	held, err = c.server().client.(commander).SetNX(ctx, c.keys[0], c.value, ttl).Result()
+	held, err = c.server().client.(commander).SetNX(ctx, c.keys[0], c.value(), ttl).Result()
 	return held, nameTags(c.keys, err)
 }
 
@@ -126,7 +121,7 @@ func (c *singleClaim) setting(ttl time.Duration, script *redis.Script, keys []st
 }
 
 func (c *singleClaim) ttl(ctx context.Context) (int64, error) {
-	return call{script: ttlScript, keys: c.keys, args: []any{c.value}}.run(ctx, c.server())
+	return call{script: ttlScript, keys: c.keys, args: c.args[:]}.run(ctx, c.server())
 }
 
 func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
@@ -134,8 +129,8 @@ func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
 	if c.waiter != nil {
 		c.waiter.released()
 	}
-	if err == nil && c.repeated {
-		c.releaseOrphan()
+	if err == nil && c.repeated || err != nil && ctx.Err() != nil {
+		c.releaseOrphan() // nobody waits for it any more
 	}
 	return reply == 1, err
 }
@@ -143,9 +138,9 @@ func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
 // releasing is the call that releases the lock.
 func (c *singleClaim) releasing() call {
 	if c.waiter != nil {
-		return call{script: queueReleaseScript, keys: c.waiter.keys[:3], args: []any{c.value}}
+		return call{script: queueReleaseScript, keys: c.waiter.keys[:3], args: c.args[:]}
 	}
-	return call{script: releaseScript, keys: c.keys, args: []any{c.value}}
+	return call{script: releaseScript, keys: c.keys, args: c.args[:]}
 }
 
 func (c *singleClaim) forget() {

@@ -137,7 +137,7 @@ func testSubscription(t *testing.T, test func(t *testing.T, s *pubsubServer, b *
 		s := &pubsubServer{start: time.Now()}
 		client := s.client()
 		defer client.Close()
-		w := newWaiter(claimOn(client, nil), time.Minute, &Options{})
+		w := newWaiter(claimOn(client, &noOptions), time.Minute, &Options{})
 		w.listen()
 		w.mu.Lock()
 		subscribeLocked(w)
@@ -147,7 +147,7 @@ func testSubscription(t *testing.T, test func(t *testing.T, s *pubsubServer, b *
 		if isClosed(b.closed) {
 			return
 		}
-		w.giveUp(false)
+		w.giveUp()
 		time.Sleep(subscriptionIdle)
 		synctest.Wait()
 		assert.True(t, isClosed(b.closed), "nobody needs it")

@@ -65,7 +65,7 @@ func TestUndo_lastAttempt(t *testing.T) {
 			for range 20 { // the waits vary
 				synctest.Test(t, func(t *testing.T) {
 					server := &answering{start: time.Now(), away: test.away, from: test.answers}
-					release(claimOn(server, nil))
+					release(claimOn(server, &noOptions))
 					time.Sleep(time.Minute)
 					calls := server.made()
 					last := calls[len(calls)-1]
@@ -114,7 +114,7 @@ func TestUndo_refused(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			server := &answering{start: time.Now(), err: err}
-			tried := claimOn(server, nil).releaseOrphan()
+			tried := claimOn(server, &noOptions).releaseOrphan()
 			<-tried
 			assert.Equal(t, answerTime, time.Since(server.start))
 			time.Sleep(time.Minute)
@@ -132,9 +132,9 @@ func TestOrphan_notLookedAfter(t *testing.T) {
 		custom := claimOn(server, &Options{Token: "custom"})
 		assert.True(t, isClosed(custom.releaseOrphan()))
 		for range maxUndos[orphan] {
-			assert.False(t, isClosed(claimOn(server, nil).releaseOrphan()))
+			assert.False(t, isClosed(claimOn(server, &noOptions).releaseOrphan()))
 		}
-		assert.True(t, isClosed(claimOn(server, nil).releaseOrphan()), "one too many")
+		assert.True(t, isClosed(claimOn(server, &noOptions).releaseOrphan()), "one too many")
 		assert.Equal(t, maxUndos[orphan], Orphans(server))
 		time.Sleep(time.Minute)
 		assert.Zero(t, Orphans(server))
@@ -145,7 +145,7 @@ func TestOrphan_notLookedAfter(t *testing.T) {
 func TestUndo_clientWithoutTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &hanging{end: make(chan struct{})}
-		claimOn(server, nil).releaseOrphan()
+		claimOn(server, &noOptions).releaseOrphan()
 		time.Sleep(undoTimeout)
 		assert.Equal(t, 1, Orphans(server))
 		time.Sleep(10 * time.Second)

@@ -46,7 +46,6 @@ type waiter struct {
 	failingSince time.Duration // since epoch: since when asks fail; 0: they do not
 	strayUntil   time.Duration // since epoch: an ask that has ended may come until then; 0: none may
 	retry        time.Duration // the last wait because of a failure
-	owesLeave    bool          // whether an ask ended while the caller waited for the last one
 }
 
 type waiterState int
@@ -139,33 +138,27 @@ func (w *waiter) becomeLocked(state waiterState) {
 			w.subscription.serveLocked(w)
 		}
 	case done:
-		if w.subscription != nil {
-			w.subscription.removeLocked(w)
-		}
+		w.unsubscribeLocked()
 	}
 	w.stopLocked()
 }
 
-// giveUp ends the waiting. From now on each ask that ends is followed by a leave; but not if the
-// caller is to wait for the last of them, by the channel that is returned. It is nil if none is under
-// way.
-func (w *waiter) giveUp(wait bool) (idle <-chan struct{}) {
+func (w *waiter) unsubscribeLocked() {
+	if w.subscription != nil {
+		w.subscription.removeLocked(w)
+	}
+}
+
+// giveUp ends the waiting. From now on each ask that ends is followed by a leave. The channel that it
+// returns is closed after the last of those that are under way; it is nil if none is.
+func (w *waiter) giveUp() (idle <-chan struct{}) {
 	w.mu.Lock()
 	defer w.unlock()
 	w.becomeLocked(done)
-	if wait && w.underWay > 0 {
+	if w.underWay > 0 {
 		w.idle = make(chan struct{})
 	}
 	return w.idle
-}
-
-// waitNoMore is for a caller that has waited for the last ask in vain. It reports whether others have
-// ended meanwhile, which no leave has followed.
-func (w *waiter) waitNoMore() (owesLeave bool) {
-	w.mu.Lock()
-	defer w.unlock()
-	w.idle = nil
-	return w.owesLeave
 }
 
 // leave takes the waiter out of the queue in the background. If it has been handed the
@@ -185,7 +178,7 @@ func (w *waiter) leaveLocked(lane *lane) (tried <-chan struct{}) {
 	if w.lane != nil {
 		most = math.MaxInt // it was queued, and others would wait for it
 	}
-	call := leaving(w.keys[:3], w.lock.value, w.id, w.lock.unique)
+	call := leaving(w.keys[:3], w.lock.value(), w.id, w.lock.unique)
 	return newUndo(leave, call, w.strayUntil != 0).startLocked(lane, most)
 }
 
@@ -229,7 +222,7 @@ func (w *waiter) askCallLocked() call {
 		script: queueAskScript,
 		keys:   w.keys,
 		args: []any{
-			w.lock.value, w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
+			w.lock.value(), w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
 			waited.Microseconds(), ticket(w.id, now, w.keys[0]), channel,
 		},
 		sent: now,
@@ -259,8 +252,6 @@ func (w *waiter) end(call call, reply int64, err error) {
 		if w.lock.lease.remaining() <= 0 {
 			w.strayUntil = sinceEpoch() + undoGrace
 		}
-	case w.idle != nil:
-		w.owesLeave = true // the caller's
 	default:
 		// It was under way when the waiting ended, and may have queued the waiter, or taken
 		// the lock, once more.

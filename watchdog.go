@@ -2,7 +2,9 @@ package redislock
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 )
@@ -79,20 +81,13 @@ func (w *TickWatchdog) Stop() {
 	if w == nil {
 		return
 	}
-	for _, t := range w.all() {
+	w.mu.Lock()
+	refreshers := slices.Collect(maps.Keys(w.refreshers))
+	w.mu.Unlock()
+	for _, t := range refreshers {
 		t.remove()
 		t.lock.lease.awaitRefreshes(t.lock.ended())
 	}
-}
-
-func (w *TickWatchdog) all() []*refresher {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	all := make([]*refresher, 0, len(w.refreshers))
-	for t := range w.refreshers {
-		all = append(all, t)
-	}
-	return all
 }
 
 // refresher is a lock that a TickWatchdog refreshes.
@@ -262,10 +257,6 @@ func (k *customKeeper) start(ctx context.Context) {
 // stop calls Stop, once, and waits for it. If ctx has a deadline half of the time is left for the
 // release.
 func (k *customKeeper) stop(ctx context.Context) {
-	if ctx.Done() == nil {
-		k.once.Do(k.watchdog.Stop)
-		return
-	}
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)

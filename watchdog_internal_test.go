@@ -11,7 +11,7 @@ import (
 
 func refresherOf(server *answering, interval, ttl time.Duration) *refresher {
 	server.start = time.Now()
-	lock := &claimOn(server, nil).Lock
+	lock := &claimOn(server, &noOptions).Lock
 	lock.lease.begin(sinceEpoch(), ttl)
 	return newRefresher(NewTickWatchdog(interval), lock, ttl)
 }

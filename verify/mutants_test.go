@@ -118,7 +118,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "releases by custom tokens are repeated", file: "deletion.go",
-		old: "	if l.unique {\n		d.ctx", new: "	if true {\n		d.ctx",
+		old: "d.claim, d.ctx = l.claim, ctx", new: "d.claim, d.ctx = l.claim, context.WithoutCancel(ctx)",
 		tests: "Release_customTokenIsNotRepeated", simulated: true,
 	},
 	{
@@ -168,7 +168,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "an obtained lock may have expired", file: "single.go",
-		old: "case c.lease.remaining() <= 0:", new: "case false:",
+		old: "case held && c.lease.remaining() <= 0:", new: "case false:",
 		tests: "Obtain_replyTooLate", simulated: true,
 	},
 	{
@@ -193,7 +193,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "what a late no leaves under way is not released", file: "single.go",
-		old: "		if slow {\n", new: "		if false {\n",
+		old: ", err == nil && !held && slow:", new: ":",
 		tests: "Obtain_sentTwice", simulated: true,
 	},
 	{
