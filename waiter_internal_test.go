@@ -305,3 +305,99 @@ func TestWaiter_leavingIsBounded(t *testing.T) {
 		assert.Zero(t, Tasks(server))
 	})
 }
+
+// A waiter is asked for from the lane of its server, where others' asks leave with its own. The first
+// ask of that comes when it is due, or at once if a message may have been lost meanwhile.
+func TestWaiter_enqueue(t *testing.T) {
+	for name, test := range map[string]struct {
+		listened, listens bool
+		least             time.Duration
+	}{
+		"no message can reach it":       {false, false, 45 * time.Millisecond},
+		"a message has been able to":    {true, true, 900 * time.Millisecond},
+		"one can, and could not before": {false, true, atOnce},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := waiterOf(&answering{reply: -1000})
+				s := unusedSubscription()
+				s.confirmed = true
+				if test.listens {
+					w.subscriptions = map[string]*subscription{"": s}
+				}
+				if test.listened {
+					s.addLocked(w)
+				}
+				w.holderEnds = sinceEpoch() + time.Hour
+				w.enqueue()
+				w.mu.Lock()
+				assert.GreaterOrEqual(t, w.due-sinceEpoch(), test.least)
+				assert.Less(t, w.due-sinceEpoch(), max(test.least*10/8, 1))
+				assert.Equal(t, laneKey{}, w.lane.key)
+				w.subscriptions = nil
+				w.unlock()
+				w.giveUp()
+				w.leave()
+				w.mu.Lock()
+				assert.Len(t, w.lanes, 1, "it leaves from there too")
+				w.unlock()
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// An ask that was about to be made is not, once the waiting is over.
+func TestWaiter_beginsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{})
+		w.enqueue()
+		_, ok := w.begin()
+		assert.True(t, ok)
+		w.giveUp()
+		_, ok = w.begin()
+		assert.False(t, ok)
+		time.Sleep(time.Minute)
+	})
+}
+
+// A waiter gives up when it has not been answered for long, with the last error; each answer counts.
+func TestWaiter_patience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		w := waiterOf(&answering{})
+		defer w.giveUp()
+		failed := errors.New("failed")
+		w.answeredLocked(sinceEpoch(), 0, failed)
+		time.Sleep(askPatience)
+		w.answeredLocked(sinceEpoch(), 0, failed)
+		assert.Empty(t, w.grants)
+		w.retry = time.Second
+		w.answeredLocked(sinceEpoch(), -5000, nil)
+		assert.Zero(t, w.failingSince)
+		assert.Zero(t, w.retry)
+		assert.Equal(t, sinceEpoch()+5001*time.Millisecond, w.holderEnds)
+		w.answeredLocked(sinceEpoch(), 0, failed)
+		time.Sleep(askPatience + 1)
+		w.answeredLocked(sinceEpoch(), 0, failed)
+		assert.Equal(t, grant{err: failed}, <-w.grants)
+	})
+}
+
+// An ask that was answered at once, and sent after a stray one could still come, ends that.
+func TestWaiter_strayIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		w := waiterOf(&answering{})
+		defer w.giveUp()
+		w.noteStrayLocked(sinceEpoch(), errors.New("not answered"))
+		until := sinceEpoch() + undoGrace
+		assert.Equal(t, until, w.strayUntil)
+		time.Sleep(undoGrace)
+		w.noteStrayLocked(sinceEpoch(), nil)
+		assert.Equal(t, until, w.strayUntil)
+		time.Sleep(1)
+		w.noteStrayLocked(sinceEpoch(), nil)
+		assert.Zero(t, w.strayUntil)
+	})
+}
