@@ -3,6 +3,7 @@ package redislock
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,6 +30,7 @@ type pubsubServer struct {
 	hangUp     bool   // it closes the next connection after the handshake
 	subscribed []time.Duration
 	dialed     int
+	open       int // connections
 	pings      int
 	conns      []net.Conn
 }
@@ -44,6 +46,7 @@ func (s *pubsubServer) client() *redis.Client {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.dialed++
+			s.open++
 			s.conns = append(s.conns, far)
 			go s.serve(far)
 			return near, nil
@@ -52,6 +55,7 @@ func (s *pubsubServer) client() *redis.Client {
 }
 
 func (s *pubsubServer) serve(conn net.Conn) {
+	defer s.become(func() { s.open-- })
 	defer conn.Close()
 	for r := bufio.NewReader(conn); ; {
 		command, err := readCommand(r)
@@ -176,6 +180,8 @@ func TestSubscription_silence(t *testing.T) {
 			time.Sleep(3 * subscriptionCheck)
 		}
 		require.False(t, isClosed(b.closed))
+		synctest.Wait()
+		s.become(func() { assert.Equal(t, 1, s.open, "the others are closed") })
 		b.mu.Lock()
 		defer b.unlock()
 		assert.True(t, b.confirmed)
@@ -330,4 +336,110 @@ func TestSubscription_closeIfIdle(t *testing.T) {
 	b.closeIfIdle()
 	assert.True(t, isClosed(b.closed))
 	assert.False(t, b.idle.Stop())
+}
+
+// A subscription stays for some time after the last waiter has left it, however many locks that it
+// has brought are released meanwhile.
+func TestSubscription_idle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unusedSubscription()
+		start := time.Now()
+		var closed time.Duration
+		s.idle = time.AfterFunc(time.Hour, func() { closed = time.Since(start) })
+		holder, waiter, last := waiterOf(&answering{}), waiterOf(&answering{}), waiterOf(&answering{})
+		s.addLocked(holder)
+		s.addLocked(waiter)
+		s.addLocked(last)
+		s.serveLocked(holder)
+		s.removeLocked(waiter)
+		s.removeLocked(last)
+		time.Sleep(subscriptionIdle / 2)
+		s.removeLocked(holder)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Equal(t, subscriptionIdle, closed)
+	})
+}
+
+// reloading is a client that can be asked to find out which nodes there are.
+type reloading struct {
+	answering
+	reloaded int
+}
+
+func (r *reloading) ReloadState(context.Context) { r.reloaded++ }
+
+// When there can be no subscription, the waiters are asked for at once: from then on they poll. Before
+// that a client of several nodes is asked to look for them.
+func TestSubscription_cannotBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := &reloading{}
+		w := waiterOf(&client.answering)
+		w.enqueue()
+		s := unusedSubscription()
+		s.background, s.server, s.channel = w.background, newServer(client), "p"
+		w.mu.Lock()
+		s.addLocked(w)
+		w.setDueLocked(sinceEpoch() + time.Hour)
+		w.unlock()
+		failures := 0
+		s.run(func(context.Context, string) (*redis.PubSub, error) {
+			failures++
+			if failures > 2 {
+				return nil, errCannotSubscribe
+			}
+			return nil, errors.New("failed")
+		})
+		assert.Equal(t, 2, client.reloaded)
+		w.mu.Lock()
+		assert.LessOrEqual(t, w.due, sinceEpoch())
+		w.unlock()
+		w.giveUp()
+		time.Sleep(time.Minute)
+	})
+}
+
+// Nobody counts on the messages of a subscription that has ended.
+func TestSubscription_ended(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unusedSubscription()
+		s.confirmed = true
+		w := waiterOf(&answering{})
+		s.addLocked(w)
+		assert.True(t, w.canBeToldLocked())
+		s.closeLocked()
+		assert.False(t, w.canBeToldLocked())
+	})
+}
+
+// On a new connection no message comes before the server says so.
+func TestSubscription_notYet(t *testing.T) {
+	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
+		require.Len(t, s.times(), 1)
+		s.become(func() { s.silent = true })
+		b.renew()
+		synctest.Wait()
+		b.mu.Lock()
+		assert.False(t, b.confirmed)
+		b.unlock()
+		s.become(func() { s.silent = false })
+		time.Sleep(time.Minute)
+	})
+}
+
+// A subscription that is closed while it subscribes does not go on.
+func TestSubscription_closedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &pubsubServer{start: time.Now()}
+		client := server.client()
+		defer client.Close()
+		s := unusedSubscription()
+		s.server, s.channel = newServer(client), "pchannel"
+		s.run(func(ctx context.Context, channel string) (*redis.PubSub, error) {
+			s.closeLocked()
+			return client.Subscribe(ctx, channel), nil
+		})
+		synctest.Wait()
+		server.become(func() { assert.Zero(t, server.open) })
+	})
 }
