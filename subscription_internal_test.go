@@ -27,6 +27,7 @@ type pubsubServer struct {
 	mu         sync.Mutex
 	refuse     string // what it answers to who would subscribe; "" to let them
 	silent     bool   // it answers nothing
+	mute       bool   // it does not answer to who would subscribe
 	hangUp     bool   // it closes the next connection after the handshake
 	subscribed []time.Duration
 	dialed     int
@@ -98,7 +99,7 @@ func (s *pubsubServer) answer(command []string) (answer string, hangUp bool) {
 
 func (s *pubsubServer) reply(command []string) string {
 	switch {
-	case s.silent:
+	case s.silent || s.mute && command[0] == "subscribe":
 		return ""
 	case command[0] == "subscribe" && s.refuse != "":
 		s.subscribed = append(s.subscribed, time.Since(s.start))
@@ -416,13 +417,13 @@ func TestSubscription_ended(t *testing.T) {
 func TestSubscription_notYet(t *testing.T) {
 	testSubscription(t, func(t *testing.T, s *pubsubServer, b *subscription, _ *redis.Client) {
 		require.Len(t, s.times(), 1)
-		s.become(func() { s.silent = true })
+		s.become(func() { s.mute = true })
 		b.renew()
 		synctest.Wait()
 		b.mu.Lock()
 		assert.False(t, b.confirmed)
 		b.unlock()
-		s.become(func() { s.silent = false })
+		s.become(func() { s.mute = false })
 		time.Sleep(time.Minute)
 	})
 }
