@@ -444,3 +444,160 @@ func TestSubscription_closedMeanwhile(t *testing.T) {
 		server.become(func() { assert.Zero(t, server.open) })
 	})
 }
+
+// A server that does not hear a subscription has it replaced, later each time.
+func TestSubscription_unheardAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unusedSubscription()
+		start := time.Now()
+		var renewed []time.Duration
+		s.renew = func() { renewed = append(renewed, time.Since(start)) }
+		for range 9 {
+			start = time.Now()
+			s.confirmed, s.since = true, sinceEpoch()
+			s.noteUnheardLocked(sinceEpoch())
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		const first = subscriptionRetry
+		assert.Equal(t, []time.Duration{first, 2 * first, 4 * first, 8 * first, 16 * first, 32 * first, 64 * first,
+			subscriptionRefused, subscriptionRefused}, renewed)
+
+		w := waiterOf(&answering{})
+		defer w.giveUp()
+		s.addLocked(w)
+		s.deliver(ticket(w.id, sinceEpoch(), "key") + " " + w.lock.text())
+		assert.Len(t, w.grants, 1)
+		start, renewed = time.Now(), nil
+		s.confirmed = true
+		s.noteUnheardLocked(sinceEpoch())
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Equal(t, []time.Duration{first}, renewed, "a message came meanwhile")
+	})
+}
+
+// Messages may have been lost before a subscription was confirmed: all waiters ask, one after the
+// other, but for those whose asks are under way.
+func TestSubscription_confirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{}
+		s := unusedSubscription()
+		var waiters []*waiter
+		for range 3 {
+			w := waiterOf(server)
+			w.enqueue()
+			s.background = w.background
+			w.mu.Lock()
+			s.addLocked(w)
+			w.setDueLocked(sinceEpoch() + time.Hour)
+			w.unlock()
+			waiters = append(waiters, w)
+		}
+		busy := waiters[2]
+		busy.underWay = 1
+		s.confirm()
+		s.mu.Lock()
+		assert.True(t, s.confirmed)
+		assert.Equal(t, sinceEpoch()+time.Hour, busy.due)
+		first, second := min(waiters[0].due, waiters[1].due), max(waiters[0].due, waiters[1].due)
+		assert.LessOrEqual(t, second, sinceEpoch()+2*askGap)
+		assert.GreaterOrEqual(t, second-first, askGap)
+		s.unlock()
+		for _, w := range waiters {
+			w.giveUp()
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// What is no message, or refers to an ask that is yet to be made, is not taken for one, nor answered.
+func TestSubscription_deliversNothing(t *testing.T) {
+	server := &answering{start: time.Now()}
+	w := waiterOf(server)
+	defer w.giveUp()
+	s := unusedSubscription()
+	s.server = w.lock.server()
+	s.addLocked(w)
+	s.deliver("garbage")
+	s.deliver(ticket(w.id, sinceEpoch()+time.Hour, "key") + " " + w.lock.text())
+	s.deliver(ticket("unknown", sinceEpoch()+time.Hour, "key") + " value")
+	assert.Empty(t, w.grants)
+	assert.Zero(t, Tasks(server))
+	assert.Empty(t, server.made())
+}
+
+// Where keys are spread over nodes, each failure may mean that another node has the key now.
+func TestSubscription_ofANode(t *testing.T) {
+	push := func(s *pubsubServer, message string) {
+		for _, conn := range s.conns {
+			_, _ = io.WriteString(conn, message)
+		}
+	}
+	for name, fail := range map[string]func(s *pubsubServer, client *redis.Client){
+		"connection cut":         func(s *pubsubServer, _ *redis.Client) { s.become(s.cut) },
+		"the node's client ends": func(s *pubsubServer, client *redis.Client) { _ = client.Close(); s.become(s.cut) },
+		"the slot is moved": func(s *pubsubServer, _ *redis.Client) {
+			push(s, "*3\r\n$12\r\nsunsubscribe\r\n$7\r\nchannel\r\n:0\r\n")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := unusedSubscription()
+				s.server, s.channel = &server{isCluster: true}, "schannel"
+				var node *pubsubServer
+				var client *redis.Client
+				nodes := 0
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					s.run(func(ctx context.Context, channel string) (*redis.PubSub, error) {
+						if nodes++; nodes > 1 {
+							return nil, errCannotSubscribe
+						}
+						node = &pubsubServer{start: time.Now()}
+						client = node.client()
+						return client.Subscribe(ctx, channel), nil
+					})
+				}()
+				synctest.Wait()
+				defer client.Close()
+				fail(node, client)
+				time.Sleep(time.Second)
+				select {
+				case <-ended:
+					assert.Equal(t, 2, nodes)
+				default:
+					s.closeIfIdle()
+					assert.Fail(t, "the node was not looked for")
+				}
+			})
+		})
+	}
+}
+
+// noting is a Redis that notes the arguments of scripts.
+type noting struct {
+	redis.Scripter
+	mu   sync.Mutex
+	args [][]any
+}
+
+func (n *noting) EvalSha(_ context.Context, _ string, _ []string, args ...any) *redis.Cmd {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.args = append(n.args, args)
+	return redis.NewCmdResult(int64(1), nil)
+}
+
+// A message for a waiter that has gone is answered once, for that call alone: others may have its
+// token.
+func TestHandover_passOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := &noting{}
+		handover{id: "id", key: "key", value: "value"}.passOn(newServer(client))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		assert.Equal(t, [][]any{{"value", "id", 0}}, client.args)
+	})
+}

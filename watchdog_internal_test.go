@@ -2,6 +2,8 @@ package redislock
 
 import (
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,4 +102,28 @@ func TestRefresher_overBeforeItStarts(t *testing.T) {
 		assert.Equal(t, before.Watchdog, after.Watchdog)
 		assert.Equal(t, before.WatchdogDone, after.WatchdogDone)
 	})
+}
+
+// Stop waits for refreshes that are under way.
+func TestTickWatchdog_stopWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{reply: 1}
+		refresher := refresherOf(server, time.Second, time.Minute)
+		refresher.start(t.Context())
+		for len(server.made()) == 0 {
+			time.Sleep(answerTime / 4)
+		}
+		refresher.watchdog.Stop()
+		assert.Equal(t, server.made()[0]+answerTime, time.Since(server.start))
+		refresher.lock.lose(errGone)
+	})
+}
+
+// A TTL that a lock cannot have is logged: nobody else would hear of it.
+func TestTickWatchdog_badTTL(t *testing.T) {
+	var logged strings.Builder
+	lock := &claimOn(&answering{}, &Options{Logger: slog.New(slog.NewTextHandler(&logged, nil))}).Lock
+	NewTickWatchdog(0).Start(t.Context(), lock, time.Microsecond)
+	assert.Contains(t, logged.String(), "not refreshed")
+	assert.Contains(t, logged.String(), "1µs")
 }
