@@ -1,6 +1,7 @@
 package redislock
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -51,11 +52,13 @@ func TestRefresher_next(t *testing.T) {
 		refresher.start(t.Context())
 		defer refresher.remove()
 		failed := errors.New("failed")
-		for _, wait := range []time.Duration{2, 4, 8, 10, 10} {
+		for i := range 100 {
+			wait := min(2*time.Second<<min(i, 10), 10*time.Second)
 			due, ok := refresher.nextLocked(call{sent: sinceEpoch()}, failed)
 			assert.True(t, ok)
-			assert.GreaterOrEqual(t, due-sinceEpoch(), wait*time.Second/2)
-			assert.LessOrEqual(t, due-sinceEpoch(), wait*time.Second*3/2)
+			assert.Equal(t, wait, refresher.retry)
+			assert.GreaterOrEqual(t, due-sinceEpoch(), wait/2)
+			assert.LessOrEqual(t, due-sinceEpoch(), wait*3/2)
 		}
 		sent := sinceEpoch()
 		time.Sleep(time.Second)
@@ -126,4 +129,62 @@ func TestTickWatchdog_badTTL(t *testing.T) {
 	NewTickWatchdog(0).Start(t.Context(), lock, time.Microsecond)
 	assert.Contains(t, logged.String(), "not refreshed")
 	assert.Contains(t, logged.String(), "1µs")
+}
+
+// A refresh that failed is logged; one that succeeded is not, and a lock that is gone is logged as lost.
+func TestRefresher_logs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged strings.Builder
+		refresher := refresherOf(&answering{}, time.Second, time.Minute)
+		refresher.lock.logger = slog.New(slog.NewTextHandler(&logged, nil))
+		for _, test := range []struct {
+			reply int64
+			err   error
+			says  string
+		}{{1, nil, ""}, {0, errors.New("failed"), "could not be refreshed"}, {0, nil, "lock lost"}} {
+			logged.Reset()
+			call, ok := refresher.begin()
+			assert.True(t, ok)
+			refresher.end(call, test.reply, test.err)
+			assert.Contains(t, logged.String(), test.says)
+			assert.Equal(t, len(test.says) > 0, strings.Count(logged.String(), "\n") == 1, logged.String())
+		}
+	})
+}
+
+// endless is a watchdog that does nothing until its context ends, and does not stop.
+type endless struct{ started chan context.Context }
+
+func (e endless) Start(ctx context.Context, _ *Lock, _ time.Duration) { e.started <- ctx; <-ctx.Done() }
+func (e endless) Stop()                                               { time.Sleep(time.Hour) }
+
+// The context of a watchdog of one's own ends with the lock, not with that of obtaining, and has its values.
+func TestCustomKeeper_context(t *testing.T) {
+	type name struct{}
+	synctest.Test(t, func(t *testing.T) {
+		watchdog := endless{make(chan context.Context, 1)}
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), name{}, "value"))
+		lock, err := New(&answering{reply: 1}).Obtain(ctx, "key", time.Minute, &Options{Watchdog: watchdog})
+		assert.NoError(t, err)
+		watching := <-watchdog.started
+		cancel()
+		assert.NoError(t, watching.Err())
+		assert.Equal(t, "value", watching.Value(name{}))
+		lock.lose(errGone)
+		synctest.Wait()
+		assert.ErrorIs(t, watching.Err(), context.Canceled)
+	})
+}
+
+// Half of the time that a release has is for the watchdog's Stop, the other half for the release.
+func TestCustomKeeper_stop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keeper := &customKeeper{watchdog: endless{}}
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		start := time.Now()
+		keeper.stop(ctx)
+		assert.Equal(t, 2*time.Second, time.Since(start))
+		time.Sleep(2 * time.Hour)
+	})
 }
