@@ -145,12 +145,16 @@ func TestOrphan_notLookedAfter(t *testing.T) {
 func TestUndo_clientWithoutTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &hanging{end: make(chan struct{})}
-		claimOn(server, &noOptions).releaseOrphan()
+		tried := claimOn(server, &noOptions).releaseOrphan()
+		b := lockBackground(newServer(server))
+		assert.Contains(t, b.lanes, laneKey{}, "where others leave too")
+		b.unlock()
 		time.Sleep(undoTimeout)
 		assert.Equal(t, 1, Orphans(server))
 		time.Sleep(10 * time.Second)
 		assert.Zero(t, Orphans(server))
 		assert.Zero(t, Tasks(server))
+		assert.True(t, isClosed(tried), "nobody waits for ever")
 		close(server.end)
 	})
 }
