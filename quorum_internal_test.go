@@ -429,3 +429,48 @@ func TestQuorumClaim_ttl(t *testing.T) {
 		})
 	}
 }
+
+// Healing is under way until it is answered, and does not begin once the lock has ended.
+func TestQuorumClaim_healing(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer   any
+		underWay int
+	}{"done": {1, 0}, "not done": {0, 0}, "refused": {refusal("ERR no"), 0}, "silent": {errSilent, 1}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				nodes := saying(test.answer, 1, 1)
+				claim := claimOnNodes(&noOptions, nodes...)
+				claim.lease.begin(sinceEpoch(), time.Minute)
+				claim.quorum().nodes[0].heal([]healing{{claim, time.Minute, 1000}})
+				assert.Equal(t, []int{1, 0, 0}, timesRan("heal", nodes))
+				assert.Equal(t, test.underWay, claim.healing)
+				wait := claim.untilHealed()
+				assert.Equal(t, test.underWay == 0, wait == 0)
+				assert.LessOrEqual(t, wait, 300*time.Millisecond)
+				claim.quorum().nodes[0].heal([]healing{{claim, time.Minute, 1000}})
+				assert.Equal(t, []int{1, 0, 0}, timesRan("heal", nodes), "it has ended")
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		claim := claimOnNodes(&noOptions, fakeNodes(3)...)
+		claim.lease.begin(sinceEpoch(), time.Second)
+		assert.True(t, claim.beginHealing())
+		assert.Equal(t, 1, claim.healing)
+		claim.endHealing()
+		time.Sleep(time.Second)
+		assert.False(t, claim.beginHealing(), "the lease has ended")
+		assert.Zero(t, claim.healing)
+	})
+}
+
+// A node that is slow may come to a shorter refresh after the longer one that followed it.
+func TestQuorumClaim_refreshedShorter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lock := &claimOnNodes(&noOptions, fakeNodes(3)...).Lock
+		lock.lease.begin(sinceEpoch(), time.Minute)
+		assert.NoError(t, lock.Refresh(t.Context(), 10*time.Second, nil))
+		assert.NoError(t, lock.Refresh(t.Context(), time.Minute, nil))
+		assert.Equal(t, validity(10*time.Second), lock.lease.remaining())
+	})
+}
