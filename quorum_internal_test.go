@@ -158,6 +158,10 @@ func TestNodeWait(t *testing.T) {
 	assert.Equal(t, time.Second, calls.refreshWait(2*time.Second))
 	assert.Equal(t, 3*time.Second, calls.refreshWait(time.Minute))
 	assert.Equal(t, 5*time.Millisecond, calls.refreshWait(2*time.Millisecond))
+	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer client.Close()
+	pipelines := NewQuorum(client, client, client).servers.(*quorum)
+	assert.Equal(t, 500*time.Millisecond, pipelines.refreshWait(time.Minute))
 }
 
 // Each call has a place among those that are under way, and gives it back.

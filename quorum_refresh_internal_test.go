@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -173,5 +174,78 @@ func TestNode_runAllWithoutAPlace(t *testing.T) {
 				assert.Equal(t, errSilent, r.err)
 			}
 		}
+	}
+}
+
+// refreshOn starts the refreshing of one lock, and returns its claim and a channel for the result.
+func refreshOn(ctx context.Context, wait time.Duration, nodes ...*fakeNode) (*quorumClaim, <-chan result, <-chan struct{}) {
+	claim := claimOnNodes(&noOptions, nodes...)
+	claim.lease.begin(sinceEpoch(), time.Minute)
+	results := make(chan result, 1)
+	heard := claim.quorum().refresh(ctx, []refreshing{{
+		lock: claim, ttl: time.Minute, wait: wait, done: func(r result) { results <- r },
+	}})
+	return claim, results, heard
+}
+
+// Once a lock is decided its caller's context does not matter: a node that has lost the lock is healed
+// when it says so.
+func TestRefreshes_contextEndsAfterwards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := saying(1, 1, 5*time.Millisecond)
+		nodes[2].reply = func(script string, _ []any) (int64, error) {
+			if script == "refresh" {
+				return -1000, nil
+			}
+			return 1, nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Millisecond)
+		defer cancel()
+		_, results, _ := refreshOn(ctx, 500*time.Millisecond, nodes...)
+		assert.Equal(t, result{reply: 1}, <-results)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		assert.Equal(t, []int{0, 0, 1}, timesRan("heal", nodes))
+	})
+}
+
+// When the caller has its answer because its context has ended, nothing more is sent.
+func TestRefreshes_contextEndsBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := saying(1, 1, 1)
+		claim := claimOnNodes(&noOptions, nodes...)
+		q := claim.quorum()
+		for _, n := range q.nodes {
+			for range maxNodeCalls {
+				n.calls <- struct{}{} // there is no place
+			}
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Millisecond)
+		defer cancel()
+		ended := make(chan error, 1)
+		q.refresh(ctx, []refreshing{{lock: claim, ttl: time.Minute, wait: time.Second, done: func(r result) {
+			for _, n := range q.nodes {
+				<-n.calls // there is one
+			}
+			synctest.Wait()
+			ended <- r.err
+		}}})
+		assert.ErrorIs(t, <-ended, context.DeadlineExceeded)
+		assert.Equal(t, []int{0, 0, 0}, timesRan("refresh", nodes))
+		time.Sleep(time.Minute)
+	})
+}
+
+// A lock that is not decided in time ends, whichever of the two that say so comes first.
+func TestRefreshes_neverDecided(t *testing.T) {
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			_, results, heard := refreshOn(t.Context(), 20*time.Millisecond, saying(1, never, never)...)
+			assert.ErrorIs(t, (<-results).err, errSilent)
+			<-heard
+			assert.Equal(t, 20*time.Millisecond, time.Since(start))
+			time.Sleep(2 * never)
+		})
 	}
 }
