@@ -163,15 +163,16 @@ func (w *simWorker) ttl(style simStyle) time.Duration {
 	return w.tokenTTL
 }
 
-// settled reports whether nothing of a call that has just ended is under way any more: nothing
-// is late, or all that it sent was answered at once. A release may have waited for a refresh first.
+// settled reports whether nothing of a call that has just ended is under way any more: all that it
+// sent was answered at once, or nothing is late. A release may have waited for a refresh first. A
+// node of a quorum that is not waited for is asked again when its connection ends.
 func (w *simWorker) settled(c call) bool {
 	const refreshGrace = 250 * time.Millisecond
-	if !w.s.mayBeLate(w.p, w.s.start.Add(c.From)) {
+	took := c.To - c.From
+	if c.Err == "" && (took == 0 || took == refreshGrace) {
 		return true
 	}
-	took := c.To - c.From
-	return c.Err == "" && (took == 0 || took == refreshGrace)
+	return len(w.s.servers) == 1 && !w.s.mayBeLate(w.p, w.s.start.Add(c.From))
 }
 
 // sleep waits, and reports whether the work goes on.
