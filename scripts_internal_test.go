@@ -1,9 +1,11 @@
 package redislock
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -47,5 +49,239 @@ func TestScripts_obtainTwice(t *testing.T) {
 				require.NoError(t, rdb.FlushAll(t.Context()).Err())
 			})
 		}
+	}
+}
+
+// queueTest runs scripts of the queue on an embedded server, whose time stands still.
+type queueTest struct {
+	*testing.T
+	*miniredis.Miniredis
+	server *server
+	now    time.Time
+}
+
+const (
+	queueTestQueue   = "{key}:redislock:queue"
+	queueTestWaiters = "{key}:redislock:waiters"
+)
+
+func newQueueTest(t *testing.T) *queueTest {
+	embedded := redistest.Embedded(t)
+	now := time.UnixMicro(1_700_000_000_123_456)
+	embedded.SetTime(now)
+	return &queueTest{t, embedded, newServer(redistest.Client(t, embedded.Addr())), now}
+}
+
+// scriptAsk is an ask of a waiter with a custom token, its value.
+type scriptAsk struct {
+	value, channel string
+	waited         time.Duration
+	fenced         bool
+}
+
+func (q *queueTest) run(script *redis.Script, keys []string, args ...any) int64 {
+	q.Helper()
+	reply, err := call{script: script, keys: keys, args: args}.run(q.Context(), q.server)
+	require.NoError(q, err)
+	return reply
+}
+
+func (q *queueTest) ask(a scriptAsk) int64 {
+	q.Helper()
+	keys := queueKeys("key")
+	if a.fenced {
+		keys = append(keys, "counter")
+	}
+	return q.run(queueAskScript, keys, a.value, 60000, len(a.value), 3000, a.waited.Microseconds(), a.value+":1:bG9jaw", a.channel)
+}
+
+func (q *queueTest) holder() string {
+	value, _ := q.Get("key")
+	return value
+}
+
+func (q *queueTest) waiting() []string {
+	queued, _ := q.ZMembers(queueTestQueue)
+	return queued
+}
+
+func (q *queueTest) entries() map[string]string {
+	entries := make(map[string]string)
+	keys, _ := q.HKeys(queueTestWaiters)
+	for _, key := range keys {
+		entries[key] = q.HGet(queueTestWaiters, key)
+	}
+	return entries
+}
+
+// Who asks first, or has no channel, has the lock by the reply. Any other is told by a message, or by
+// its next ask: it may have gone since.
+func TestQueueAsk_free(t *testing.T) {
+	for _, test := range []struct {
+		ask     scriptAsk
+		byReply bool
+	}{
+		{scriptAsk{value: "me"}, true},
+		{scriptAsk{value: "me", channel: "pnobody"}, true},
+		{scriptAsk{value: "me", waited: 5 * time.Millisecond}, true},
+		{scriptAsk{value: "me", channel: "pnobody", waited: 5 * time.Millisecond}, false},
+	} {
+		for _, queued := range []bool{false, true} { // behind one that is dead
+			q := newQueueTest(t)
+			if queued {
+				_, _ = q.ZAdd(queueTestQueue, 1, "dead")
+				q.HSet(queueTestWaiters, "dead", "1 60000 dead:1:bG9jaw ")
+			}
+			reply := q.ask(test.ask)
+			assert.Equal(t, "me", q.holder())
+			assert.Equal(t, test.byReply, reply > 0, "%+v", test)
+			assert.Empty(t, q.waiting())
+			if test.byReply {
+				assert.Empty(t, q.entries())
+			} else {
+				assert.Equal(t, map[string]string{"": "me:1:bG9jaw me"}, q.entries())
+			}
+			assert.Equal(t, time.Minute, q.TTL("key"))
+		}
+	}
+}
+
+// Each that newly takes the lock gets the next number; who holds it gets the same again, and the next if
+// it was handed over without one.
+func TestQueueAsk_fence(t *testing.T) {
+	for name, told := range map[string]string{"held": "", "told another": "you:1:bG9jaw you", "handed over": "me:1:bG9jaw me"} {
+		t.Run(name, func(t *testing.T) {
+			q := newQueueTest(t)
+			require.NoError(t, q.Set("counter", "7"))
+			assert.EqualValues(t, 8, q.ask(scriptAsk{value: "me", fenced: true}))
+			if told != "" {
+				q.HSet(queueTestWaiters, "", told)
+			}
+			want := int64(8)
+			if name == "handed over" {
+				want = 9
+			}
+			assert.Equal(t, want, q.ask(scriptAsk{value: "me", fenced: true, waited: time.Second, channel: "pnobody"}))
+			if name == "told another" {
+				assert.Equal(t, map[string]string{"": told}, q.entries())
+			} else {
+				assert.Empty(t, q.entries())
+			}
+		})
+	}
+}
+
+// Who finds the lock its own is not in the queue any more.
+func TestQueueAsk_mine(t *testing.T) {
+	q := newQueueTest(t)
+	require.NoError(t, q.Set("key", "me"))
+	_, _ = q.ZAdd(queueTestQueue, 1, "me")
+	_, _ = q.ZAdd(queueTestQueue, 2, "you")
+	q.HSet(queueTestWaiters, "me", "1 60000 me:1:bG9jaw ", "you", "1 60000 you:1:bG9jaw ")
+	assert.EqualValues(t, 1, q.ask(scriptAsk{value: "me", waited: time.Second, channel: "pnobody"}))
+	assert.Equal(t, []string{"you"}, q.waiting())
+	assert.NotContains(t, q.entries(), "me")
+}
+
+// Who has to wait has its place by when it first asked, behind those that asked before also if the
+// clock was set back, and keeps it. The reply says how long the holder's TTL is.
+func TestQueueAsk_taken(t *testing.T) {
+	q := newQueueTest(t)
+	require.NoError(t, q.Set("key", "holder"))
+	q.SetTTL("key", 5*time.Second)
+	score := func(value string) float64 {
+		score, err := q.ZScore(queueTestQueue, value)
+		require.NoError(t, err)
+		return score
+	}
+	now := float64(q.now.UnixMicro())
+	assert.EqualValues(t, -5000, q.ask(scriptAsk{value: "first"}))
+	assert.Equal(t, now, score("first"))
+	assert.Equal(t, map[string]string{"first": fmt.Sprint(q.now.UnixMicro()+3_000_000, " 60000 first:1:bG9jaw ")}, q.entries())
+	assert.Equal(t, 13*time.Second, q.TTL(queueTestQueue))
+	assert.Equal(t, 13*time.Second, q.TTL(queueTestWaiters))
+	assert.EqualValues(t, -5000, q.ask(scriptAsk{value: "second"}))
+	assert.Equal(t, now+1, score("second"))
+	assert.EqualValues(t, -5000, q.ask(scriptAsk{value: "came before", waited: time.Second}))
+	assert.Equal(t, now-1_000_000, score("came before"))
+	q.SetTime(q.now.Add(-time.Hour))
+	assert.EqualValues(t, -5000, q.ask(scriptAsk{value: "third"}))
+	assert.Equal(t, now+2, score("third"))
+	assert.EqualValues(t, -5000, q.ask(scriptAsk{value: "first", waited: time.Minute}))
+	assert.Equal(t, now, score("first"))
+	assert.Equal(t, []string{"came before", "first", "second", "third"}, q.waiting())
+
+	assert.EqualValues(t, -5000-unheard, q.ask(scriptAsk{value: "unheard", channel: "pnobody", waited: time.Second}))
+	assert.Equal(t, fmt.Sprint(q.now.Add(-time.Hour).UnixMicro()+3_000_000, " 60000 unheard:1:bG9jaw "), q.entries()["unheard"])
+	q.SetTTL("key", 2*time.Hour)
+	assert.EqualValues(t, -3600000, q.ask(scriptAsk{value: "first", waited: time.Second}))
+	require.NoError(t, q.Set("key", "holder")) // somebody made it persist
+	assert.EqualValues(t, -3600000, q.ask(scriptAsk{value: "first", waited: time.Second}))
+}
+
+// A release hands the lock to the first that is alive, for its TTL; that is noted until it knows.
+func TestQueueRelease(t *testing.T) {
+	q := newQueueTest(t)
+	assert.EqualValues(t, 0, q.run(queueReleaseScript, queueKeys("key"), "holder"))
+	require.NoError(t, q.Set("key", "holder"))
+	for i, value := range []string{"dead", "gone", "next", "last"} {
+		_, _ = q.ZAdd(queueTestQueue, float64(i+1), value)
+	}
+	alive := q.now.UnixMicro()
+	q.HSet(queueTestWaiters, "dead", fmt.Sprint(alive-1, " 60000 dead:1:bG9jaw "),
+		"next", fmt.Sprint(alive, " 7000 next:1:bG9jaw "), "last", fmt.Sprint(alive, " 60000 last:1:bG9jaw "))
+	assert.EqualValues(t, 0, q.run(queueReleaseScript, queueKeys("key"), "another"))
+	assert.Equal(t, "holder", q.holder())
+	assert.EqualValues(t, 1, q.run(queueReleaseScript, queueKeys("key"), "holder"))
+	assert.Equal(t, "next", q.holder())
+	assert.Equal(t, 7*time.Second, q.TTL("key"))
+	assert.Equal(t, []string{"last"}, q.waiting())
+	assert.Equal(t, map[string]string{"": "next:1:bG9jaw next", "last": fmt.Sprint(alive, " 60000 last:1:bG9jaw ")}, q.entries())
+	assert.EqualValues(t, 1, q.run(queueReleaseScript, queueKeys("key"), "next"))
+	assert.EqualValues(t, 1, q.run(queueReleaseScript, queueKeys("key"), "last"))
+	assert.Empty(t, q.Keys())
+}
+
+// Who leaves is out of the queue, and passes on what it was handed: a call with a token of its own
+// whatever it holds; one with a token that others may have only what was handed to itself.
+func TestQueueLeave(t *testing.T) {
+	leave := func(q *queueTest, id string, unique int) int64 {
+		return q.run(queueLeaveScript, queueKeys("key"), "me", id, unique)
+	}
+	for name, test := range map[string]struct {
+		holder, entry, told string
+		unique              int
+		passedOn, waits     bool
+	}{
+		"waits":                          {"holder", "1 60000 id:1:bG9jaw ", "", 1, false, false},
+		"waits, with a custom token":     {"holder", "1 60000 id:1:bG9jaw ", "", 0, false, false},
+		"another call waits by it":       {"holder", "1 60000 other:1:bG9jaw ", "", 0, false, true},
+		"another's, by a name like that": {"holder", "1 60000 xid:1:bG9jaw ", "", 0, false, true},
+		"has the lock":                   {"me", "", "", 1, true, false},
+		"was handed the lock":            {"me", "", "id:1:bG9jaw me", 0, true, false},
+		"another call was handed it":     {"me", "", "other:1:bG9jaw me", 0, false, false},
+		"a call holds it by the token":   {"me", "", "", 0, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := newQueueTest(t)
+			require.NoError(t, q.Set("key", test.holder))
+			if test.entry != "" {
+				_, _ = q.ZAdd(queueTestQueue, 1, "me")
+				q.HSet(queueTestWaiters, "me", test.entry)
+			}
+			if test.told != "" {
+				q.HSet(queueTestWaiters, "", test.told)
+			}
+			reply := leave(q, "id", test.unique)
+			assert.Equal(t, test.passedOn, reply == 1)
+			assert.Equal(t, test.waits, len(q.waiting()) == 1)
+			_, has := q.entries()["me"]
+			assert.Equal(t, test.waits, has)
+			if test.passedOn {
+				assert.Empty(t, q.holder())
+			} else {
+				assert.Equal(t, test.holder, q.holder())
+			}
+		})
 	}
 }
