@@ -285,3 +285,193 @@ func TestQueueLeave(t *testing.T) {
 		})
 	}
 }
+
+// An ask that finds the lock its own sets the TTL; but one that may be late does not shorten it.
+func TestQueueAsk_ttl(t *testing.T) {
+	for name, test := range map[string]struct {
+		length  int
+		waited  time.Duration
+		shorter bool
+	}{
+		"the first, by a custom token": {2, 0, true},
+		"another":                      {2, time.Second, false},
+		"by a generated token":         {-tokenLength, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := newQueueTest(t)
+			require.NoError(t, q.Set("key", "me"))
+			q.SetTTL("key", time.Hour)
+			q.run(queueAskScript, queueKeys("key"), "me", 60000, test.length, 3000, test.waited.Microseconds(), "me:1:bG9jaw", "")
+			assert.Equal(t, test.shorter, q.TTL("key") == time.Minute)
+			q.SetTTL("key", time.Second)
+			q.run(queueAskScript, queueKeys("key"), "me", 60000, test.length, 3000, test.waited.Microseconds(), "me:1:bG9jaw", "")
+			assert.Equal(t, time.Minute, q.TTL("key"))
+		})
+	}
+}
+
+// Who is told by the reply gets no message; any other gets one.
+func TestQueueAsk_message(t *testing.T) {
+	for _, waited := range []time.Duration{0, time.Second} {
+		q := newQueueTest(t)
+		subscription := q.server.client.(*redis.Client).Subscribe(t.Context(), "channel")
+		defer subscription.Close()
+		_, err := subscription.Receive(t.Context())
+		require.NoError(t, err)
+		_, _ = q.ZAdd(queueTestQueue, 1, "dead")
+		reply := q.ask(scriptAsk{value: "me", channel: "pchannel", waited: waited})
+		assert.Equal(t, waited == 0, reply > 0)
+		assert.EqualValues(t, 1, q.Publish("channel", "the last"))
+		message, err := subscription.ReceiveMessage(t.Context())
+		require.NoError(t, err)
+		if waited > 0 {
+			assert.Equal(t, "me:1:bG9jaw me", message.Payload)
+		} else {
+			assert.Equal(t, "the last", message.Payload)
+		}
+	}
+}
+
+// scriptState is keys with their values; each that has one has a TTL of a minute.
+type scriptState map[string]string
+
+// scriptTest is a run of a script on some keys, its reply, and what the keys are then.
+type scriptTest struct {
+	before scriptState
+	keys   []string
+	args   []any
+	reply  int64
+	after  scriptState
+	ttls   map[string]time.Duration // of keys whose TTL is not a minute
+}
+
+func testScript(t *testing.T, script *redis.Script, tests map[string]scriptTest) {
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			q := newQueueTest(t)
+			for key, value := range test.before {
+				require.NoError(t, q.Set(key, value))
+				q.SetTTL(key, time.Minute)
+			}
+			assert.Equal(t, test.reply, q.run(script, test.keys, test.args...))
+			after := make(scriptState)
+			for _, key := range q.Keys() {
+				after[key], _ = q.Get(key)
+				ttl, other := test.ttls[key]
+				if !other {
+					ttl = time.Minute
+				}
+				assert.Equal(t, ttl, q.TTL(key), key)
+			}
+			assert.Equal(t, test.after, after)
+		})
+	}
+}
+
+func TestScripts_release(t *testing.T) {
+	mine := scriptState{"a": "me", "b": "me"}
+	testScript(t, releaseScript, map[string]scriptTest{
+		"held":      {mine, []string{"a", "b", "a"}, []any{"me"}, 1, scriptState{}, nil},
+		"missing":   {mine, []string{"a", "c"}, []any{"me"}, 0, scriptState{"b": "me"}, nil},
+		"another's": {scriptState{"a": "me", "b": "you"}, []string{"a", "b"}, []any{"me"}, 0, scriptState{"b": "you"}, nil},
+	})
+}
+
+func TestScripts_ttl(t *testing.T) {
+	state := scriptState{"a": "me", "b": "me", "c": "you"}
+	testScript(t, ttlScript, map[string]scriptTest{
+		"held":      {state, []string{"a", "b"}, []any{"me"}, 60000, state, nil},
+		"missing":   {state, []string{"a", "d"}, []any{"me"}, 0, state, nil},
+		"another's": {state, []string{"a", "c"}, []any{"me"}, 0, state, nil},
+	})
+	q := newQueueTest(t)
+	for key, ttl := range map[string]time.Duration{"for ever": 0, "long": time.Hour, "short": time.Second} {
+		require.NoError(t, q.Set(key, "me"))
+		if ttl > 0 {
+			q.SetTTL(key, ttl)
+		}
+	}
+	assert.EqualValues(t, 1000, q.run(ttlScript, []string{"for ever", "long", "short"}, "me"))
+	assert.EqualValues(t, 1000, q.run(ttlScript, []string{"short", "long"}, "me"))
+	assert.EqualValues(t, 0, q.run(ttlScript, []string{"for ever"}, "me"))
+}
+
+func TestScripts_refresh(t *testing.T) {
+	state := scriptState{"a": "me", "b": "me", "c": "you", "mark": "mark"}
+	short, long := int64(30_000), int64(90_000)
+	shorter := map[string]time.Duration{"a": 30 * time.Second, "b": 30 * time.Second}
+	longer := map[string]time.Duration{"a": 90 * time.Second, "b": 90 * time.Second}
+	unmarked := scriptState{"a": "me", "b": "me", "c": "you"}
+	nodeTime := int64(-1_700_000_000_123)
+	testScript(t, refreshScript, map[string]scriptTest{
+		"longer":                   {state, []string{"a", "b"}, []any{"me", long, 0}, 1, state, longer},
+		"shorter":                  {state, []string{"a", "b"}, []any{"me", short, 0}, 1, state, shorter},
+		"longer, or as it is":      {state, []string{"a", "b"}, []any{"me", long, 1}, 1, state, longer},
+		"shorter, which it is not": {state, []string{"a", "b"}, []any{"me", short, 1}, 1, state, nil},
+		"missing":                  {state, []string{"a", "d"}, []any{"me", long, 0}, 0, state, nil},
+		"another's":                {state, []string{"a", "c"}, []any{"me", long, 0}, 0, state, nil},
+		"on a node":                {state, []string{"a", "b"}, []any{"me", long, 0, 2}, 1, state, longer},
+		"on a node, marked":        {state, []string{"a", "mark"}, []any{"me", long, 0, 1}, 1, unmarked, map[string]time.Duration{"a": 90 * time.Second}},
+		"missing on a node":        {state, []string{"a", "d", "mark"}, []any{"me", long, 0, 2}, nodeTime, state, nil},
+		"another's on a node":      {state, []string{"d", "c", "mark"}, []any{"me", long, 0, 2}, 0, state, nil},
+	})
+}
+
+func TestScripts_quorumObtain(t *testing.T) {
+	held := scriptState{"a": "me", "x": "old"}
+	marks := map[string]time.Duration{"x": 2 * time.Second, "y": 2 * time.Second}
+	testScript(t, quorumObtainScript, map[string]scriptTest{
+		"free":                   {scriptState{}, []string{"a", "b", "x", "y"}, []any{"me", 60000, 2, "new"}, 2, scriptState{"a": "me", "b": "me", "x": "new", "y": "new"}, marks},
+		"held":                   {held, []string{"a", "x"}, []any{"me", 60000, 2, "new"}, 1, scriptState{"a": "me"}, nil},
+		"held by other metadata": {scriptState{"a": "me too"}, []string{"a", "x"}, []any{"me", 60000, 2, "new"}, 1, scriptState{"a": "me"}, nil},
+		"held in part":           {held, []string{"a", "b", "x", "y"}, []any{"me", 60000, 2, "new"}, 2, scriptState{"a": "me", "b": "me", "y": "new"}, marks},
+		"another's":              {scriptState{"b": "you"}, []string{"a", "b", "x", "y"}, []any{"me", 60000, 2, "new"}, 0, scriptState{"b": "you"}, nil},
+		"generated, free":        {scriptState{}, []string{"a", "b"}, []any{"me", 60000, -2, ""}, 2, scriptState{"a": "me", "b": "me"}, nil},
+		"generated, once more":   {scriptState{"a": "me"}, []string{"a"}, []any{"me", 60000, -2, ""}, 1, scriptState{"a": "me"}, nil},
+		"generated, another's":   {scriptState{"a": "you"}, []string{"a"}, []any{"me", 60000, -2, ""}, 0, scriptState{"a": "you"}, nil},
+		"for longer":             {held, []string{"a", "x"}, []any{"me", 90000, 2, "new"}, 1, scriptState{"a": "me"}, map[string]time.Duration{"a": 90 * time.Second}},
+	})
+}
+
+func TestScripts_quorumUndo(t *testing.T) {
+	state := scriptState{"a": "me", "b": "me", "x": "mark", "y": "other"}
+	testScript(t, quorumUndoScript, map[string]scriptTest{
+		"taken":         {state, []string{"a", "b", "x", "y"}, []any{"me", "mark"}, 1, scriptState{"b": "me", "y": "other"}, nil},
+		"counted on":    {state, []string{"b", "y"}, []any{"me", "mark"}, 0, state, nil},
+		"not marked":    {state, []string{"a", "z"}, []any{"me", "mark"}, 0, state, nil},
+		"taken by you":  {scriptState{"a": "you", "x": "mark"}, []string{"a", "x"}, []any{"me", "mark"}, 0, scriptState{"a": "you"}, nil},
+		"all are taken": {scriptState{"a": "me", "b": "me", "x": "mark", "y": "mark"}, []string{"a", "b", "x", "y"}, []any{"me", "mark"}, 2, scriptState{}, nil},
+	})
+}
+
+func TestScripts_quorumHeal(t *testing.T) {
+	const now = 1_700_000_000_123 // and a fraction
+	state := scriptState{"b": "me", "c": "you", "mark": "mark"}
+	healed := scriptState{"a": "me", "b": "me", "c": "you"}
+	testScript(t, quorumHealScript, map[string]scriptTest{
+		"in time":   {state, []string{"a", "b", "mark"}, []any{"me", 60000, now + 1, 2}, 1, healed, nil},
+		"for long":  {state, []string{"a", "b", "mark"}, []any{"me", 90000, now + 1, 2}, 1, healed, map[string]time.Duration{"a": 90 * time.Second, "b": 90 * time.Second}},
+		"shorter":   {state, []string{"a", "b", "mark"}, []any{"me", 30000, now + 1, 2}, 1, healed, map[string]time.Duration{"a": 30 * time.Second}},
+		"too late":  {state, []string{"a", "b", "mark"}, []any{"me", 60000, now, 2}, 0, state, nil},
+		"another's": {state, []string{"a", "c", "mark"}, []any{"me", 60000, now + 1, 2}, 0, state, nil},
+	})
+}
+
+func TestScripts_obtain(t *testing.T) {
+	testScript(t, obtainScript, map[string]scriptTest{
+		"free":                   {scriptState{}, []string{"a"}, []any{"me", 60000, 2}, 1, scriptState{"a": "me"}, nil},
+		"held by other metadata": {scriptState{"a": "me too"}, []string{"a"}, []any{"me", 90000, 2}, 1, scriptState{"a": "me"}, map[string]time.Duration{"a": 90 * time.Second}},
+		"another's":              {scriptState{"a": "you"}, []string{"a"}, []any{"me", 90000, 2}, 0, scriptState{"a": "you"}, nil},
+		"of which it begins":     {scriptState{"a": "m"}, []string{"a"}, []any{"me", 90000, 2}, 0, scriptState{"a": "m"}, nil},
+	})
+	forEver := map[string]time.Duration{"n": 0, "a": 90 * time.Second, "b": 90 * time.Second}
+	held := map[string]time.Duration{"n": time.Minute, "a": 90 * time.Second, "b": 90 * time.Second}
+	testScript(t, obtainMultiScript, map[string]scriptTest{
+		"free":              {scriptState{}, []string{"a", "b", "n"}, []any{"me", 90000, 2, 1}, 1, scriptState{"a": "me", "b": "me", "n": "1"}, forEver},
+		"held":              {scriptState{"a": "me", "b": "me", "n": "7"}, []string{"a", "b", "n"}, []any{"me", 90000, 2, 1}, 7, scriptState{"a": "me", "b": "me", "n": "7"}, held},
+		"held in part":      {scriptState{"b": "me", "n": "7"}, []string{"a", "b", "n"}, []any{"me", 90000, 2, 1}, 8, scriptState{"a": "me", "b": "me", "n": "8"}, held},
+		"held, not counted": {scriptState{"a": "me"}, []string{"a", "n"}, []any{"me", 90000, 2, 1}, 1, scriptState{"a": "me", "n": "1"}, forEver},
+		"without a counter": {scriptState{}, []string{"a", "b"}, []any{"me", 90000, 2, 0}, 1, scriptState{"a": "me", "b": "me"}, held},
+		"another's":         {scriptState{"b": "you", "n": "7"}, []string{"a", "b", "n"}, []any{"me", 90000, 2, 1}, 0, scriptState{"b": "you", "n": "7"}, nil},
+	})
+}
