@@ -158,8 +158,7 @@ func TestNodeWait(t *testing.T) {
 	assert.Equal(t, time.Second, calls.refreshWait(2*time.Second))
 	assert.Equal(t, 3*time.Second, calls.refreshWait(time.Minute))
 	assert.Equal(t, 5*time.Millisecond, calls.refreshWait(2*time.Millisecond))
-	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
-	defer client.Close()
+	client, _ := grantingClient(t)
 	pipelines := NewQuorum(client, client, client).servers.(*quorum)
 	assert.Equal(t, 500*time.Millisecond, pipelines.refreshWait(time.Minute))
 }
@@ -181,12 +180,10 @@ func TestNode_places(t *testing.T) {
 func TestQuorum_refreshesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var clients []RedisClient
-		pipelines := make([][][]string, 3)
-		for i := range pipelines {
-			client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
-			defer client.Close()
-			client.AddHook(granting{&pipelines[i]})
-			clients = append(clients, client)
+		var nodes []*granting
+		for range 3 {
+			client, node := grantingClient(t)
+			clients, nodes = append(clients, client), append(nodes, node)
 		}
 		c := NewQuorum(clients...)
 		watchdog := NewTickWatchdog(time.Second)
@@ -208,8 +205,8 @@ func TestQuorum_refreshesTogether(t *testing.T) {
 			r.remove()
 		}
 		synctest.Wait()
-		for _, node := range pipelines {
-			assert.Equal(t, [][]string{{"evalsha", "evalsha"}}, node)
+		for _, node := range nodes {
+			assert.Equal(t, [][]string{{"evalsha", "evalsha"}}, node.made())
 		}
 	})
 }

@@ -358,7 +358,7 @@ func TestSubscription_idle(t *testing.T) {
 		s.removeLocked(holder)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		assert.Equal(t, subscriptionIdle, closed)
+		assert.Equal(t, 3*time.Second, closed)
 	})
 }
 
@@ -459,9 +459,9 @@ func TestSubscription_unheardAgain(t *testing.T) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 		}
-		const first = subscriptionRetry
+		const first = 100 * time.Millisecond
 		assert.Equal(t, []time.Duration{first, 2 * first, 4 * first, 8 * first, 16 * first, 32 * first, 64 * first,
-			subscriptionRefused, subscriptionRefused}, renewed)
+			10 * time.Second, 10 * time.Second}, renewed)
 
 		w := waiterOf(&answering{})
 		defer w.giveUp()
@@ -599,5 +599,34 @@ func TestHandover_passOn(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		assert.Equal(t, [][]any{{"value", "id", 0}}, client.args)
+	})
+}
+
+// Those whose locks have expired are looked for when there are 64, or twice as many as there were.
+func TestSubscription_sweeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unusedSubscription()
+		serve := func(validFor time.Duration) {
+			w := waiterOf(&answering{})
+			w.lock.lease.validUntil = sinceEpoch() + validFor
+			s.addLocked(w)
+			s.serveLocked(w)
+			w.background.asking--
+		}
+		for range 40 {
+			serve(time.Minute)
+		}
+		for range 23 {
+			serve(-undoGrace - 1)
+		}
+		assert.Len(t, s.holders, 63)
+		serve(-undoGrace - 1)
+		assert.Len(t, s.holders, 40)
+		for range 39 {
+			serve(-undoGrace - 1)
+		}
+		assert.Len(t, s.holders, 79)
+		serve(-undoGrace - 1)
+		assert.Len(t, s.holders, 40)
 	})
 }

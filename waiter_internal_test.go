@@ -89,6 +89,7 @@ func TestWaiter_take(t *testing.T) {
 		held   bool
 	}{
 		"recent message":          {server: &answering{}, told: true, age: time.Second, held: true},
+		"not so recent":           {server: &answering{}, told: true, age: 6 * time.Second, held: true},
 		"old message":             {server: &answering{reply: 1}, told: true, age: 10 * time.Second, asks: 1, held: true},
 		"fenced":                  {server: &answering{reply: 1}, told: true, fenced: true, asks: 1, held: true},
 		"not held any more":       {server: &answering{reply: -1000}, told: true, age: 10 * time.Second, asks: 1},
@@ -207,7 +208,7 @@ func TestWaiter_quit(t *testing.T) {
 		"none":                {0, false, 0, leaveGrace, []time.Duration{0}},
 		"an ask was lost":     {0, true, 0, 0, []time.Duration{0}},
 		"one":                 {1, false, time.Millisecond, leaveGrace, []time.Duration{0, time.Millisecond, time.Millisecond}},
-		"one that is slow":    {1, false, time.Second, leaveGrace, []time.Duration{0, time.Second}},
+		"one that is slow":    {1, false, time.Second, 250 * time.Millisecond, []time.Duration{0, time.Second}},
 		"one beside the lost": {1, true, time.Second, 0, []time.Duration{0, time.Second}},
 		"one of two":          {2, false, time.Millisecond, leaveGrace, []time.Duration{0, time.Millisecond, time.Second}},
 	} {
@@ -399,5 +400,46 @@ func TestWaiter_strayIsOver(t *testing.T) {
 		time.Sleep(1)
 		w.noteStrayLocked(sinceEpoch(), nil)
 		assert.Zero(t, w.strayUntil)
+	})
+}
+
+// What happens at the very moment at which something ends counts as after it.
+func TestWaiter_atTheMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		w := waiterOf(&answering{})
+		w.lock.lease.begin(sinceEpoch(), time.Minute)
+		w.becomeLocked(served)
+		time.Sleep(w.lock.lease.remaining() - 1)
+		w.end(call{sent: sinceEpoch()}, 1, nil)
+		assert.Zero(t, w.strayUntil)
+		time.Sleep(1)
+		w.end(call{sent: sinceEpoch()}, 1, nil)
+		assert.Equal(t, sinceEpoch()+undoGrace, w.strayUntil, "the lock may be another's")
+		w.released()
+
+		w = waiterOf(&answering{})
+		defer w.giveUp()
+		sent := sinceEpoch()
+		time.Sleep(50*time.Millisecond - 1)
+		w.noteStrayLocked(sent, nil)
+		assert.Zero(t, w.strayUntil)
+		time.Sleep(1)
+		w.noteStrayLocked(sent, nil)
+		assert.Equal(t, sinceEpoch()+undoGrace, w.strayUntil, "a slow reply")
+		time.Sleep(time.Minute)
+	})
+}
+
+// After a failure a waiter asks again soon, then less and less soon.
+func TestWaiter_retries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{})
+		defer w.giveUp()
+		for _, want := range []time.Duration{20, 40, 80, 160, 320, 640, 1000, 1000} {
+			_, ok := w.nextLocked(call{}, errors.New("failed"))
+			assert.True(t, ok)
+			assert.Equal(t, want*time.Millisecond, w.retry)
+		}
 	})
 }
