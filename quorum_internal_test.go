@@ -475,3 +475,48 @@ func TestQuorumClaim_refreshedShorter(t *testing.T) {
 		assert.Equal(t, validity(10*time.Second), lock.lease.remaining())
 	})
 }
+
+// A majority that has granted the lock just when it ends is too late; and nothing is healed then.
+func TestQuorumClaim_atTheMoment(t *testing.T) {
+	for after, want := range map[time.Duration]bool{99*time.Millisecond - 1: true, 99 * time.Millisecond: false} {
+		synctest.Test(t, func(t *testing.T) {
+			nodes := fakeNodes(3)
+			for _, node := range nodes {
+				node.after = after
+			}
+			c := claimOnNodes(&noOptions, nodes...)
+			q := c.quorum()
+			c.lease.begin(sinceEpoch(), 100*time.Millisecond)
+			q.askNodes(t.Context(), time.Second, q.allNodes(), func(ctx context.Context, i int) (int64, error) {
+				return q.nodes[i].run(ctx, quorumObtainScript, c.keys)
+			})
+			assert.Equal(t, want, c.lease.remaining() > 0)
+			assert.Equal(t, want, c.beginHealing())
+		})
+	}
+}
+
+// No context outlives what it was for.
+func TestQuorum_contextsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var clients []RedisClient
+		var nodes []*contextual
+		for range 3 {
+			nodes = append(nodes, &contextual{})
+			clients = append(clients, nodes[len(nodes)-1])
+		}
+		c := NewQuorum(clients...)
+		lock, err := c.Obtain(t.Context(), "key", time.Minute, nil)
+		require.NoError(t, err)
+		require.NoError(t, lock.Refresh(t.Context(), time.Minute, nil))
+		claim := lock.claim.(*quorumClaim)
+		claim.quorum().nodes[0].heal([]healing{{claim, time.Minute, 1}})
+		synctest.Wait()
+		for _, node := range nodes {
+			for _, ctx := range node.contexts {
+				assert.ErrorIs(t, ctx.Err(), context.Canceled)
+			}
+		}
+		assert.Len(t, nodes[0].contexts, 3)
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 )
 
@@ -48,4 +49,46 @@ func TestSingleClaim_releaseFails(t *testing.T) {
 			time.Sleep(time.Minute)
 		}
 	})
+}
+
+// slowly is a Redis that takes its time, and says no, or yes.
+type slowly struct {
+	redis.Scripter
+	after time.Duration
+	reply int64
+	runs  int
+}
+
+func (s *slowly) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {
+	s.runs++
+	time.Sleep(s.after)
+	return redis.NewCmdResult(s.reply, nil)
+}
+
+// A reply after 50 ms is one to a command that may have been sent twice; one that comes just when the
+// lock ends is too late.
+func TestSingleClaim_atTheMoment(t *testing.T) {
+	for _, test := range []struct {
+		after   time.Duration
+		ttl     time.Duration
+		reply   int64
+		held    bool
+		orphans int
+	}{
+		{50*time.Millisecond - 1, time.Minute, 0, false, 0},
+		{50 * time.Millisecond, time.Minute, 0, false, 1},
+		{99*time.Millisecond - 1, 100 * time.Millisecond, 1, true, 0},
+		{99 * time.Millisecond, 100 * time.Millisecond, 1, false, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			server := &slowly{after: test.after, reply: test.reply}
+			ctx, cancel := context.WithTimeout(t.Context(), test.after+1)
+			defer cancel()
+			held, err := claimOn(server, &noOptions).take(ctx, test.ttl, &noOptions, false)
+			assert.NoError(t, err)
+			assert.Equal(t, test.held, held)
+			assert.Equal(t, test.orphans, Orphans(server))
+			time.Sleep(time.Minute)
+		})
+	}
 }

@@ -131,11 +131,11 @@ func TestOrphan_notLookedAfter(t *testing.T) {
 		server := &answering{start: time.Now(), from: time.Hour}
 		custom := claimOn(server, &Options{Token: "custom"})
 		assert.True(t, isClosed(custom.releaseOrphan()))
-		for range maxUndos[orphan] {
+		for range 256 {
 			assert.False(t, isClosed(claimOn(server, &noOptions).releaseOrphan()))
 		}
 		assert.True(t, isClosed(claimOn(server, &noOptions).releaseOrphan()), "one too many")
-		assert.Equal(t, maxUndos[orphan], Orphans(server))
+		assert.Equal(t, 256, Orphans(server))
 		time.Sleep(time.Minute)
 		assert.Zero(t, Orphans(server))
 	})
@@ -168,4 +168,39 @@ type hanging struct {
 func (h *hanging) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {
 	<-h.end
 	return redis.NewCmdResult(int64(0), nil)
+}
+
+// An undo is tried again soon, then less and less soon.
+func TestUndo_waits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{start: time.Now(), from: time.Hour}
+		claimOn(server, &noOptions).releaseOrphan()
+		time.Sleep(time.Minute)
+		var waits []time.Duration
+		calls := server.made()
+		for i := 1; i < 9; i++ {
+			waits = append(waits, calls[i]-calls[i-1]-answerTime)
+		}
+		const ms = time.Millisecond
+		assert.Equal(t, []time.Duration{20 * ms, 40 * ms, 80 * ms, 160 * ms, 320 * ms, 640 * ms, 1000 * ms, 1000 * ms}, waits)
+	})
+}
+
+// It ends six times its patience after its last attempt, answered or not.
+func TestUndo_ends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{start: time.Now()}
+		u := newUndo(orphan, claimOn(server, &noOptions).releasing(), true)
+		b := lockBackground(newServer(server))
+		u.startLocked(b.openLaneLocked(laneKey{}), 1)
+		u.setDueLocked(sinceEpoch() + never)
+		b.unlock()
+		time.Sleep(undoTimeout + 6*time.Second - 1)
+		_, ok := u.begin()
+		assert.True(t, ok)
+		time.Sleep(1)
+		_, ok = u.begin()
+		assert.False(t, ok)
+		time.Sleep(time.Minute)
+	})
 }
