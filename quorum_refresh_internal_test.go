@@ -249,3 +249,48 @@ func TestRefreshes_neverDecided(t *testing.T) {
 		})
 	}
 }
+
+// A node that has lost a lock which a majority has is healed, once; one that has somebody else's is not.
+func TestRefreshes_heals(t *testing.T) {
+	const lost = -1000
+	for name, test := range map[string]struct {
+		answers []int64
+		healed  []int
+	}{
+		"all have it":        {[]int64{1, 1, 1, 1, 1}, []int{0, 0, 0, 0, 0}},
+		"the first lost it":  {[]int64{lost, 1, 1, 1, 1}, []int{1, 0, 0, 0, 0}},
+		"the last lost it":   {[]int64{1, 1, 1, 1, lost}, []int{0, 0, 0, 0, 1}},
+		"two lost it":        {[]int64{1, lost, 1, lost, 1}, []int{0, 1, 0, 1, 0}},
+		"somebody else's":    {[]int64{1, 1, 1, 0, lost}, []int{0, 0, 0, 0, 1}},
+		"a majority lost it": {[]int64{lost, lost, lost, 1, 1}, []int{0, 0, 0, 0, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var nodes []*fakeNode
+				for i, reply := range test.answers {
+					nodes = append(nodes, &fakeNode{
+						after: time.Duration(i+1) * time.Millisecond, // one after the other
+						reply: func(string, []any) (int64, error) { return reply, nil },
+					})
+				}
+				_, results, _ := refreshOn(t.Context(), 500*time.Millisecond, nodes...)
+				r := <-results
+				assert.NoError(t, r.err)
+				time.Sleep(time.Second)
+				synctest.Wait()
+				assert.Equal(t, test.healed, timesRan("heal", nodes))
+			})
+		})
+	}
+}
+
+// A lock that all nodes have answered about, and that is not decided, is not waited for.
+func TestRefreshes_allAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		_, results, heard := refreshOn(t.Context(), 500*time.Millisecond, saying(1, 0, refusal("ERR no"))...)
+		assert.ErrorContains(t, (<-results).err, "node 2: ERR no")
+		<-heard
+		assert.Equal(t, time.Millisecond, time.Since(start))
+	})
+}
