@@ -37,15 +37,6 @@ func TestDeletion_goroutineIsReused(t *testing.T) {
 	assert.Less(t, most, 10)
 }
 
-// Nor does it take more memory than one that the caller's goroutine makes.
-func TestDeletion_allocates(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	claim := claimOn(prompt{}, &noOptions)
-	release := func(ctx context.Context) func() { return func() { _, _ = claim.delete(ctx) } }
-	assert.InDelta(t, testing.AllocsPerRun(1000, release(context.Background())), testing.AllocsPerRun(1000, release(ctx)), .5)
-}
-
 // A caller whose context ends goes. What is still under way then is not taken for a later release.
 func TestDeletion_leftByItsCaller(t *testing.T) {
 	redistest.NoLeaks(t)
