@@ -198,7 +198,7 @@ func TestUndo_ends(t *testing.T) {
 		time.Sleep(undoTimeout + 6*time.Second - 1)
 		_, ok := u.begin()
 		assert.True(t, ok)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, ok = u.begin()
 		assert.False(t, ok)
 		time.Sleep(time.Minute)
