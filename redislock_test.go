@@ -926,6 +926,23 @@ func TestRelease_redisIsSilent(t *testing.T) {
 	}
 }
 
+// A command that was lost on its way is sent again by another connection, although its caller has gone.
+func TestRelease_connectionIsDead(t *testing.T) {
+	t.Parallel()
+	redistest.TakesLong(t)
+	server := redistest.Start(t)
+	proxy := redistest.StartProxy(t, server.Addr)
+	rdb := redistest.Client(t, proxy.Addr, func(o *redis.Options) { o.ReadTimeout = 500 * time.Millisecond })
+	lock := obtain(t, rdb, nil)
+	proxy.DeadenConnections()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, lock.Release(ctx), context.DeadlineExceeded)
+	assert.EqualValues(t, 1, server.Client().Exists(t.Context(), key).Val())
+	eventuallyFree(t, server.Client())
+	awaitNoTasks(t, rdb)
+}
+
 // The Redis client would repeat a release that was not answered after Release has returned.
 func TestRelease_customTokenIsNotRepeated(t *testing.T) {
 	t.Parallel()
