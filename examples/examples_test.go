@@ -60,7 +60,7 @@ func tell(t *testing.T, example string, args ...string) []string {
 	return strings.Split(strings.TrimSpace(out.String()), "\n")
 }
 
-// requireLines requires that the story has such lines, in this order.
+// requireLines requires that the story has lines that match the patterns, in this order.
 func requireLines(t *testing.T, story []string, patterns ...string) {
 	t.Helper()
 	rest := story
@@ -85,7 +85,7 @@ func onEach(t *testing.T, test func(t *testing.T, args ...string)) {
 	})
 }
 
-// requireNothingLeft requires that no key is left, but for what ends by itself.
+// requireNothingLeft requires that no key is left, except for keys that expire by themselves.
 func requireNothingLeft(t *testing.T, servers ...*redistest.Server) {
 	t.Helper()
 	for _, server := range servers {
@@ -244,7 +244,7 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-// That a server is not there is told, and the exit code is not 0.
+// If the server is down, the example says so and exits with a code other than 0.
 func TestAway(t *testing.T) {
 	t.Parallel()
 	for _, example := range []string{"quickstart", "leader", "httphandler", "quorum", "cluster"} {
