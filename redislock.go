@@ -1,44 +1,43 @@
-// Package redislock is a distributed lock on Redis.
+// Package redislock provides distributed locks on Redis.
 //
-// A lock is a key with a random value and a TTL (time to live). Whoever sets the
-// key holds the lock until it releases it or the TTL has passed, whatever becomes
-// of the holder in between:
+// A lock is a key with a random value and a TTL (time to live). Whoever sets the key
+// holds the lock until it releases it or the TTL has passed, whatever happens to the
+// holder in between:
 //
 //	locker := redislock.New(client)
 //	lock, err := locker.Obtain(ctx, "my-key", 10*time.Second, nil)
 //	if errors.Is(err, redislock.ErrNotObtained) {
-//		// somebody else holds it
+//		return nil // somebody else holds it
 //	} else if err != nil {
-//		// Redis could not be asked
+//		return err // Redis failed
 //	}
 //	defer lock.Release(ctx)
 //
-// A call waits for a lock that is held as its [RetryStrategy] says; [FairQueue] has callers
-// served in the order in which they came. A [Watchdog]
-// keeps a lock alive that is held for longer than its TTL. [Lock.Done] and
-// [Lock.Context] tell the holder when the lock is gone; [Client.Do] runs a function
-// with such a context. [GetStats] counts what happens; an [Observer] is told of it.
+// If the lock is held, [RetryStrategy] says how to wait for it; [FairQueue] serves callers
+// first come, first served. A [Watchdog] keeps a lock alive for longer than its TTL.
+// [Lock.Done] and [Lock.Context] tell the holder when the lock is gone, and [Client.Do]
+// runs a function with such a context. [GetStats] returns counters; an [Observer] is told
+// of each operation.
 //
 // The algorithm is the one that Redis documents for a single instance
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):
 // SET with NX and PX to obtain, compare and delete in a script to release.
 //
-// # What a lock promises, and what not
+// # What a lock guarantees, and what it does not
 //
-// At any moment at most one token holds a key, as long as the Redis server keeps
-// its data: a replica that takes over after a failure may not have the key yet. For that
-// there are [Options].MinReplicas, which waits for the replicas, and [NewQuorum], which
-// takes a majority of independent servers.
+// At any moment at most one token holds a key, as long as the Redis server keeps its data.
+// A replica that takes over after a failure may not have the key yet. [Options].MinReplicas,
+// which waits for the replicas, and [NewQuorum], which needs a majority of independent
+// servers, protect against that.
 //
-// A holder that is paused (by the garbage collector, the scheduler) for longer than the
-// TTL does not notice in time that its lock is gone and somebody else's by now:
-// [Lock.Done] closes when it goes on. [Lock.ValidUntil] tells until when a lock is
-// certain; after checking it the process may still be paused. While the machine is
-// suspended, on Linux the clock that both go by stands still: it is the next refresh, or
-// what was left of the TTL, that ends such a lock.
-// Where that must not do harm, let the resource that the lock protects reject old
-// holders: give it the number of [Lock.FenceToken], to be refused if it has seen a
-// greater one.
+// A holder that is paused for longer than the TTL (by the garbage collector or the
+// scheduler) does not notice in time that its lock is gone, and by then somebody else may
+// hold it: [Lock.Done] closes when the holder resumes. [Lock.ValidUntil] says until when a
+// lock is certain, but the process may be paused right after checking it. While a Linux
+// machine is suspended, the clock that both rely on stands still: such a lock ends with the
+// next refresh, or with the rest of its TTL.
+// Where a stale holder must do no harm, let the resource that the lock protects reject it:
+// pass [Lock.FenceToken] along, and refuse it if a greater one has been seen.
 package redislock
 
 import (
