@@ -275,7 +275,7 @@ const releaseTimeout = time.Second
 func (l *Lock) Release(ctx context.Context) error {
 	var observed *observation
 	if l != nil {
-		ctx, observed = l.observe(ctx, Operation{Name: OpRelease, Keys: l.keys})
+		ctx, observed = l.observe(ctx, Operation{Name: OpRelease, Keys: l.keys, Kind: l.kind()})
 	}
 	canceled, err := l.release(ctx)
 	result := stats.release.count(err, canceled)

@@ -30,6 +30,8 @@ type Operation struct {
 	Name string
 	// Keys are the lock's keys. They must not be changed.
 	Keys []string
+	// Kind is KindExclusive, KindShared or KindLimited; there may be more in the future.
+	Kind string
 	// TTL is what was asked for; 0 for OpRelease.
 	TTL time.Duration
 }
@@ -106,7 +108,7 @@ func (o *observation) end(result string, err error) {
 // observeHold tells the observers that the lock is held from now on. What is done with it
 // is done in the context that is returned.
 func (l *Lock) observeHold(ctx context.Context, ttl time.Duration) context.Context {
-	held, hold := l.observe(ctx, Operation{Name: OpHold, Keys: l.keys, TTL: ttl})
+	held, hold := l.observe(ctx, Operation{Name: OpHold, Keys: l.keys, Kind: l.kind(), TTL: ttl})
 	if hold != nil {
 		l.hold = hold
 		l.ended() // a hold has to end without anybody's asking

@@ -59,6 +59,21 @@ type Options struct {
 	// Default (""): no fencing token.
 	FenceKey string
 
+	// Shared asks for a reader's lock: any number of shared holders may hold it at a time, or
+	// one exclusive holder. Not for several keys, nor on a quorum.
+	// Default (false): an exclusive lock.
+	Shared bool
+
+	// Limit asks for a place of a semaphore: the lock is obtained if fewer than Limit hold it
+	// already. Each caller goes by its own limit. Not for several keys, nor on a quorum, nor
+	// together with Shared; callers with a Limit and shared ones do not mix on one key.
+	//
+	// The holders' TTLs count each by itself: the place of one that has died is free when its own
+	// TTL has passed. See [Options.Shared] for the other kind of lock with several holders; with
+	// [FairQueue] callers of all kinds stand in one queue.
+	// Default (0), and 1: an exclusive lock.
+	Limit int
+
 	// MinReplicas is how many replicas must have confirmed the write (by Redis' WAIT)
 	// before the lock counts as obtained, or as refreshed. It is then known to them
 	// should one of them become the master; that a Sentinel or Cluster promotes one of
@@ -99,7 +114,7 @@ func (o *Options) check(keys []string) error {
 	case o.MinReplicas < 0:
 		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", o.MinReplicas)
 	default:
-		return nil
+		return o.checkHolders(keys)
 	}
 }
 

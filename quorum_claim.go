@@ -84,8 +84,8 @@ func (c *quorumClaim) nodeKeys() []string {
 		return keys
 	}
 	for _, key := range c.keys {
-		prefix, _ := queuePrefix(key)
-		keys = append(keys, prefix+":redislock:try")
+		prefix, _ := prefixOf(key)
+		keys = append(keys, prefix+"try")
 	}
 	return keys
 }

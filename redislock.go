@@ -164,7 +164,7 @@ func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Dur
 	if opt == nil {
 		opt = &noOptions
 	}
-	obtaining, observed := c.observe(ctx, Operation{Name: OpObtain, Keys: keys, TTL: ttl})
+	obtaining, observed := c.observe(ctx, Operation{Name: OpObtain, Keys: keys, Kind: kindOf(opt.limit()), TTL: ttl})
 	lock, canceled, err := c.obtain(obtaining, keys, ttl, opt, observed)
 	result := stats.obtain.count(err, canceled)
 	observed.end(result, err)

@@ -20,9 +20,14 @@ var (
 	releaseScript     = loadScript("release")
 	ttlScript         = loadScript("ttl")
 
-	queueAskScript     = loadScript("token", "fence", "queue", "queue_ask")
-	queueLeaveScript   = loadScript("queue", "queue_leave")
-	queueReleaseScript = loadScript("queue", "queue_release")
+	holdersObtainScript  = loadScript("token", "holders", "holders_obtain")
+	holdersRefreshScript = loadScript("holders", "holders_refresh")
+	holdersReleaseScript = loadScript("holders", "holders_release")
+	holdersTTLScript     = loadScript("holders", "holders_ttl")
+
+	queueAskScript     = loadScript("token", "fence", "holders", "queue", "queue_ask")
+	queueLeaveScript   = loadScript("holders", "queue", "queue_leave")
+	queueReleaseScript = loadScript("holders", "queue", "queue_release")
 
 	quorumObtainScript = loadScript("token", "quorum_obtain")
 	quorumUndoScript   = loadScript("quorum_undo")
