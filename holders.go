@@ -89,9 +89,14 @@ func prefixOf(key string) (prefix string, sameSlot bool) {
 	return "{" + key + "}:redislock:", !strings.Contains(key, "}")
 }
 
-// checkSlot finds out that the keys beside a lock's key would be on another node.
+// besideKeys reports whether the keys beside a lock's key are on its node.
+func (s *server) besideKeys(key string) bool {
+	_, sameSlot := prefixOf(key)
+	return sameSlot || !s.sharded()
+}
+
 func (s *server) checkSlot(key, what string) error {
-	if _, sameSlot := prefixOf(key); !sameSlot && s.sharded() {
+	if !s.besideKeys(key) {
 		return fmt.Errorf("redislock: key %q cannot be used with %s: because of its closing brace "+
 			"the keys beside it would be in another slot; give it a {hash tag}", key, what)
 	}

@@ -137,6 +137,11 @@ func (c *quorumClaim) release(ctx context.Context) (held bool, _ error) {
 	time.Sleep(c.untilHealed())
 	answers := q.allNodes()
 	c.releaseOn(ctx, undoTimeout, answers)
+	return q.released(ctx, answers)
+}
+
+// released reports whether a majority says that it had what is released.
+func (q *quorum) released(ctx context.Context, answers []answer) (held bool, _ error) {
 	if count(answers, granted) >= q.majority() {
 		return true, nil
 	}

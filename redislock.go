@@ -93,6 +93,8 @@ type servers interface {
 	// bound gives a context without a deadline one after ttl, where that can end a command
 	// which Redis does not answer. Elsewhere it is enough to bound the waiting between commands.
 	bound(ctx context.Context, ttl time.Duration) (context.Context, context.CancelFunc)
+	// releaseByToken releases locks by their token, and reports whether it held them.
+	releaseByToken(ctx context.Context, keys []string, token string) (held bool, err error)
 	// identity tells the servers from others, as a key of a map.
 	identity() any
 	// together reports whether many tasks leave in one pipeline.
@@ -217,14 +219,8 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 }
 
 func (c *Client) check(keys []string, ttl time.Duration, opt *Options) error {
-	if c == nil || c.servers == nil {
-		return errNoClient
-	}
-	if len(keys) == 0 {
-		return errors.New("redislock: no keys: name at least one")
-	}
-	if i := slices.Index(keys, ""); i >= 0 {
-		return fmt.Errorf("redislock: key %d of %d is empty: a lock needs a name", i+1, len(keys))
+	if err := c.checkKeys(keys); err != nil {
+		return err
 	}
 	if err := checkTTL(ttl); err != nil {
 		return err
@@ -239,6 +235,19 @@ func (c *Client) check(keys []string, ttl time.Duration, opt *Options) error {
 		keys = append(slices.Clip(keys), opt.FenceKey)
 	}
 	return c.servers.checkTags(keys)
+}
+
+func (c *Client) checkKeys(keys []string) error {
+	if c == nil || c.servers == nil {
+		return errNoClient
+	}
+	if len(keys) == 0 {
+		return errors.New("redislock: no keys: name at least one")
+	}
+	if i := slices.Index(keys, ""); i >= 0 {
+		return fmt.Errorf("redislock: key %d of %d is empty: a lock needs a name", i+1, len(keys))
+	}
+	return nil
 }
 
 func checkTTL(ttl time.Duration) error {

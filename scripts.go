@@ -29,6 +29,10 @@ var (
 	queueLeaveScript   = loadScript("holders", "queue", "queue_leave")
 	queueReleaseScript = loadScript("holders", "queue", "queue_release")
 
+	releaseByTokenScript      = loadScript("holders", "queue", "release_by_token")
+	releaseMultiByTokenScript = loadScript("release_multi_by_token")
+	inspectScript             = loadScript("holders", "inspect")
+
 	quorumObtainScript = loadScript("token", "quorum_obtain")
 	quorumUndoScript   = loadScript("quorum_undo")
 	quorumHealScript   = loadScript("quorum_heal")

@@ -29,7 +29,7 @@ local function value_of(holder)
 end
 
 -- The holder that has the token which the value begins with, and its end; nil if there is none. A
--- length below 0 is that of a token that no other value begins with.
+-- length below 0 is that of a token that no other value begins with: then the limit counts too.
 local function own(value, limit, length)
 	if length < 0 then
 		local holder = limit .. ' ' .. value
