@@ -59,29 +59,32 @@ func Inspect(ctx context.Context, client RedisClient, key string) (Info, error) 
 	if err != nil {
 		return Info{}, err
 	}
-	return infoOf(reply)
-}
-
-func infoOf(reply []any) (info Info, err error) {
-	defer func() {
-		// It is another's reply if it is not as inspect.lua says.
-		if recover() != nil {
-			info, err = Info{}, fmt.Errorf("redislock: the reply %v is not that of a lock's inspection", reply)
-		}
-	}()
-	for _, entry := range reply[0].([]any) {
-		holder := entry.([]any)
-		limit := holder[2].(int64)
-		info.Limit = max(info.Limit, int(limit))
-		info.Holders = append(info.Holders, Holder{
-			Value:  holder[0].(string),
-			TTL:    time.Duration(holder[1].(int64)) * time.Millisecond,
-			Shared: limit == sharedLimit,
-		})
+	if len(reply) != 2 {
+		return Info{}, fmt.Errorf("redislock: %v is not the reply of inspect.lua", reply)
 	}
-	for _, entry := range reply[1].([]any) {
-		waiter := entry.([]any)
-		info.Waiters = append(info.Waiters, Waiter{Value: waiter[0].(string), Since: time.UnixMicro(waiter[1].(int64))})
+	var info Info
+	for _, row := range rows(reply[0], 3) {
+		value, _ := row[0].(string)
+		ttl, _ := row[1].(int64)
+		limit, _ := row[2].(int64)
+		info.Limit = max(info.Limit, int(limit))
+		info.Holders = append(info.Holders, Holder{value, time.Duration(ttl) * time.Millisecond, limit == sharedLimit})
+	}
+	for _, row := range rows(reply[1], 2) {
+		value, _ := row[0].(string)
+		since, _ := row[1].(int64)
+		info.Waiters = append(info.Waiters, Waiter{value, time.UnixMicro(since)})
 	}
 	return info, nil
+}
+
+// rows returns the lists of that length in a list.
+func rows(list any, length int) (rows [][]any) {
+	entries, _ := list.([]any)
+	for _, entry := range entries {
+		if row, _ := entry.([]any); len(row) == length {
+			rows = append(rows, row)
+		}
+	}
+	return rows
 }
