@@ -48,12 +48,13 @@ type Options struct {
 //
 // The refreshes of a TickWatchdog are in none of them: one pipeline may refresh many locks.
 //
-// Their attributes are redislock.keys, redislock.ttl in seconds, and redislock.result, which
+// Their attributes are redislock.keys, redislock.kind (exclusive, shared, or limited; none of a
+// release by token), redislock.ttl in seconds, and redislock.result, which
 // is success, failed, error, cancel, or lost. The status of a span is an error for error and
 // lost: that somebody else holds a lock, or that a caller does not want to wait any longer,
 // is none.
 //
-// Histograms, in seconds: redislock.wait.duration of calls by redislock.result, where a call
+// Histograms, in seconds, by redislock.kind and redislock.result: redislock.wait.duration of calls, where a call
 // that did not have to wait counts with 0; redislock.hold.duration of locks. They have no
 // keys: of those there may be any number.
 func NewObserver(opt *Options) (redislock.Observer, error) {
@@ -95,13 +96,13 @@ func (o *observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 	within, span := o.tracer.Start(ctx, "redislock "+op.Name,
 		trace.WithTimestamp(start), trace.WithAttributes(o.attributes(op)...))
 	return within, func(outcome redislock.Outcome) {
-		result := resultKey.String(outcome.Result)
+		result, kind := resultKey.String(outcome.Result), kindKey.String(op.Kind)
 		switch op.Name {
 		case redislock.OpObtain:
 			span.SetAttributes(waitKey.Float64(outcome.Waited.Seconds()))
-			o.wait.Record(within, outcome.Waited.Seconds(), metric.WithAttributes(result))
+			o.wait.Record(within, outcome.Waited.Seconds(), metric.WithAttributes(kind, result))
 		case redislock.OpHold:
-			o.hold.Record(within, time.Since(start).Seconds(), metric.WithAttributes(result))
+			o.hold.Record(within, time.Since(start).Seconds(), metric.WithAttributes(kind, result))
 		}
 		span.SetAttributes(result)
 		if outcome.Result == "error" || outcome.Result == "lost" {
@@ -114,6 +115,9 @@ func (o *observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 
 func (o *observer) attributes(op redislock.Operation) []attribute.KeyValue {
 	var attributes []attribute.KeyValue
+	if op.Kind != "" {
+		attributes = append(attributes, kindKey.String(op.Kind))
+	}
 	if !o.hideKeys {
 		attributes = append(attributes, keysKey.StringSlice(op.Keys))
 	}
