@@ -24,12 +24,21 @@ const (
 	OpRelease = "release" // a call of Release, and that in Do
 )
 
+// What the [Operation].Kind of a lock may be.
+const (
+	KindExclusive = "exclusive" // one holder
+	KindElection  = "election"  // the leadership of an Election
+)
+
 // An Operation is what an [Observer] is told of.
 type Operation struct {
 	// Name is OpObtain, OpHold or OpRelease; there may be more in the future.
 	Name string
 	// Keys are the lock's keys. They must not be changed.
 	Keys []string
+	// Kind is what the lock is for: one of the constants that begin with Kind; there may be
+	// more in the future.
+	Kind string
 	// TTL is what was asked for; 0 for OpRelease.
 	TTL time.Duration
 }
@@ -37,7 +46,8 @@ type Operation struct {
 // An Outcome is how an [Operation] ended.
 type Outcome struct {
 	// Result is "success", "failed", "error" or "cancel", by the counter of [Status] that
-	// the call moved. A hold's is "success" if the lock was released, else "lost".
+	// the call moved. A hold's is "success" if the lock was released, else "lost"; "overdue" if it
+	// was lost because of [Options].HoldAtMost.
 	Result string
 	// Err is what the call returned, and of a hold why the lock was lost.
 	Err error
@@ -71,6 +81,10 @@ type observation struct {
 func (c *Client) observe(ctx context.Context, op Operation) (context.Context, *observation) {
 	if c == nil || c.observers == nil {
 		return ctx, nil
+	}
+	op.Kind = KindExclusive
+	if c.kind != "" {
+		op.Kind = c.kind
 	}
 	o := &observation{}
 	for _, observer := range c.observers {
@@ -120,6 +134,9 @@ func (l *Lock) endHold(cause error) {
 	result := resultSuccess
 	if cause != nil {
 		result = "lost"
+		if _, overdue := cause.(overdueError); overdue {
+			result = "overdue"
+		}
 	}
 	l.hold.end(result, cause)
 }

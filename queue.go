@@ -68,12 +68,19 @@ func isFair(opt *Options) bool {
 	return fair
 }
 
+// checkQueue finds out that there can be no queue for a key.
+func (s *server) checkQueue(key string) error {
+	if _, sameSlot := queuePrefix(key); !sameSlot && s.sharded() {
+		return fmt.Errorf("redislock: key %q cannot be queued for: because of its "+
+			"closing brace the queue would be in another slot; give it a {hash tag}", key)
+	}
+	return nil
+}
+
 // obtainInTurn is obtain for one key in a FairQueue.
 func (s *server) obtainInTurn(ctx context.Context, c *Client, keys []string, ttl time.Duration, opt *Options, observed *observation) (_ *Lock, canceled bool, _ error) {
-	key := keys[0]
-	if _, sameSlot := queuePrefix(key); !sameSlot && s.sharded() {
-		return nil, false, fmt.Errorf("redislock: key %q cannot be queued for: because of its "+
-			"closing brace the queue would be in another slot; give it a {hash tag}", key)
+	if err := s.checkQueue(keys[0]); err != nil {
+		return nil, false, err
 	}
 	w := newWaiter(s.newClaim(c, keys, opt), ttl, opt)
 	w.lock.waiter = w

@@ -18,7 +18,9 @@ var (
 	obtainMultiScript = loadScript("token", "fence", "obtain_multi")
 	refreshScript     = loadScript("refresh")
 	releaseScript     = loadScript("release")
+	releaseKeepScript = loadScript("release_keep")
 	ttlScript         = loadScript("ttl")
+	holderScript      = loadScript("holder")
 
 	queueAskScript     = loadScript("token", "fence", "queue", "queue_ask")
 	queueLeaveScript   = loadScript("queue", "queue_leave")
@@ -56,7 +58,7 @@ type call struct {
 }
 
 // run asks Redis to run the script: by its digest, and by its source where the server does not
-// know it yet. All scripts reply with an integer.
+// know it yet. The scripts of calls reply with an integer.
 func (c call) run(ctx context.Context, s *server) (int64, error) {
 	if s.client == nil {
 		return 0, errNoClient

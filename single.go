@@ -129,14 +129,20 @@ func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
 	if c.waiter != nil {
 		c.waiter.released()
 	}
-	if err == nil && c.repeated || err != nil && ctx.Err() != nil {
-		c.releaseOrphan() // nobody waits for it any more
+	switch _, keeps := c.keeping(); {
+	case err == nil && c.repeated:
+		c.releaseOrphan()
+	case err != nil && (keeps || ctx.Err() != nil):
+		c.releaseOrphan() // nobody waits for it any more, or its TTL may be over before it may be another's
 	}
 	return reply == 1, err
 }
 
 // releasing is the call that releases the lock.
 func (c *singleClaim) releasing() call {
+	if keep, ok := c.keeping(); ok {
+		return keep // in a queue too: whoever is first in it asks when the time is over
+	}
 	if c.waiter != nil {
 		return call{script: queueReleaseScript, keys: c.waiter.keys[:3], args: c.args[:]}
 	}
@@ -155,6 +161,7 @@ func (c *singleClaim) abandon(time.Duration) { c.releaseOrphan() }
 // token. The channel that it returns is closed after the first attempt.
 func (c *singleClaim) releaseOrphan() (tried <-chan struct{}) {
 	u := newUndo(orphan, c.releasing(), true)
+	u.renew = c.releasing
 	if !c.unique {
 		close(u.tried)
 		return u.tried
