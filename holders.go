@@ -8,13 +8,6 @@ import (
 	"time"
 )
 
-// What kind of lock a call asks for; see [Operation].
-const (
-	KindExclusive = "exclusive"
-	KindShared    = "shared"  // Options.Shared
-	KindLimited   = "limited" // Options.Limit of more than 1
-)
-
 // Limits as the scripts know them: of more than one it is how many may hold the lock at a time.
 const (
 	sharedLimit    = 0
@@ -95,7 +88,8 @@ func (s *server) besideKeys(key string) bool {
 	return sameSlot || !s.sharded()
 }
 
-func (s *server) checkSlot(key, what string) error {
+// checkBeside finds out that an option which needs those keys cannot be met.
+func (s *server) checkBeside(key, what string) error {
 	if !s.besideKeys(key) {
 		return fmt.Errorf("redislock: key %q cannot be used with %s: because of its closing brace "+
 			"the keys beside it would be in another slot; give it a {hash tag}", key, what)

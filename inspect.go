@@ -26,6 +26,10 @@ type Holder struct {
 	Value  string        // token and metadata, as one
 	TTL    time.Duration // that is left, in whole milliseconds; negative if the key has none
 	Shared bool          // it holds the lock with Options.Shared
+
+	// Released is whether the holder has released the lock, which nobody can obtain before
+	// its Options.HoldAtLeast is over.
+	Released bool
 }
 
 // A Waiter is one who waits in a [FairQueue].
@@ -68,7 +72,8 @@ func Inspect(ctx context.Context, client RedisClient, key string) (Info, error) 
 		ttl, _ := row[1].(int64)
 		limit, _ := row[2].(int64)
 		info.Limit = max(info.Limit, int(limit))
-		info.Holders = append(info.Holders, Holder{value, time.Duration(ttl) * time.Millisecond, limit == sharedLimit})
+		value, released := unmarked(value)
+		info.Holders = append(info.Holders, Holder{value, time.Duration(ttl) * time.Millisecond, limit == sharedLimit, released})
 	}
 	for _, row := range rows(reply[1], 2) {
 		value, _ := row[0].(string)

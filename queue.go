@@ -64,7 +64,7 @@ func isFair(opt *Options) bool {
 
 // obtainInTurn is obtain for one key in a FairQueue.
 func (s *server) obtainInTurn(ctx context.Context, c *Client, keys []string, ttl time.Duration, opt *Options, observed *observation) (_ *Lock, canceled bool, _ error) {
-	if err := s.checkSlot(keys[0], "FairQueue"); err != nil {
+	if err := s.checkBeside(keys[0], "FairQueue"); err != nil {
 		return nil, false, err
 	}
 	w := newWaiter(s.newClaim(c, keys, opt), ttl, opt)

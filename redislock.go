@@ -80,6 +80,7 @@ type RedisClient interface {
 type Client struct {
 	servers   servers // nil if there are none
 	observers []Observer
+	kind      string // of all its operations; "": that of the lock
 }
 
 // servers are what a Client's locks are on: one server, or a quorum of them.
@@ -95,6 +96,8 @@ type servers interface {
 	bound(ctx context.Context, ttl time.Duration) (context.Context, context.CancelFunc)
 	// releaseByToken releases locks by their token, and reports whether it held them.
 	releaseByToken(ctx context.Context, keys []string, token string) (held bool, err error)
+	// holder returns the value of a lock's key; "" if it is free.
+	holder(ctx context.Context, key string) (value string, err error)
 	// identity tells the servers from others, as a key of a map.
 	identity() any
 	// together reports whether many tasks leave in one pipeline.
@@ -167,12 +170,14 @@ func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Dur
 		opt = &noOptions
 	}
 	obtaining, observed := c.observe(ctx, Operation{Name: OpObtain, Keys: keys, Kind: kindOf(opt.limit()), TTL: ttl})
+	ttl = opt.cutTTL(ttl)
 	lock, canceled, err := c.obtain(obtaining, keys, ttl, opt, observed)
 	result := stats.obtain.count(err, canceled)
 	observed.end(result, err)
 	if err != nil {
 		return nil, nil, err
 	}
+	lock.bound(opt)
 	lock.keepBy(opt.Watchdog, ttl)
 	held := lock.observeHold(ctx, ttl)
 	if lock.keeper != nil {
@@ -189,6 +194,8 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 	if err := ctx.Err(); err != nil {
 		return nil, true, err // nothing was sent, so that there is nothing to undo
 	}
+	ctx, stop := opt.limitWait(ctx)
+	defer stop()
 	pause := newPause(ctx, ttl, opt)
 	pause.observed = observed
 	_, pause.vary = c.servers.(*quorum)

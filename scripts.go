@@ -18,12 +18,15 @@ var (
 	obtainMultiScript = loadScript("token", "fence", "obtain_multi")
 	refreshScript     = loadScript("refresh")
 	releaseScript     = loadScript("release")
+	releaseKeepScript = loadScript("release_keep")
 	ttlScript         = loadScript("ttl")
+	holderScript      = loadScript("holder")
 
-	holdersObtainScript  = loadScript("token", "holders", "holders_obtain")
-	holdersRefreshScript = loadScript("holders", "holders_refresh")
-	holdersReleaseScript = loadScript("holders", "holders_release")
-	holdersTTLScript     = loadScript("holders", "holders_ttl")
+	holdersObtainScript      = loadScript("token", "holders", "holders_obtain")
+	holdersRefreshScript     = loadScript("holders", "holders_refresh")
+	holdersReleaseScript     = loadScript("holders", "holders_release")
+	holdersReleaseKeepScript = loadScript("holders", "holders_release_keep")
+	holdersTTLScript         = loadScript("holders", "holders_ttl")
 
 	queueAskScript     = loadScript("token", "fence", "holders", "queue", "queue_ask")
 	queueLeaveScript   = loadScript("holders", "queue", "queue_leave")
@@ -65,7 +68,7 @@ type call struct {
 }
 
 // run asks Redis to run the script: by its digest, and by its source where the server does not
-// know it yet. All scripts reply with an integer.
+// know it yet. The scripts of calls reply with an integer.
 func (c call) run(ctx context.Context, s *server) (int64, error) {
 	if s.client == nil {
 		return 0, errNoClient

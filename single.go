@@ -38,7 +38,7 @@ func (c *singleClaim) server() *server { return c.servers.(*server) }
 
 func (s *server) check(keys []string, opt *Options) error {
 	if what := opt.several(); what != "" {
-		if err := s.checkSlot(keys[0], what); err != nil {
+		if err := s.checkBeside(keys[0], what); err != nil {
 			return err
 		}
 	}
@@ -146,14 +146,24 @@ func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
 	if c.waiter != nil {
 		c.waiter.released()
 	}
-	if err == nil && c.repeated || err != nil && ctx.Err() != nil {
-		c.releaseOrphan() // nobody waits for it any more
+	switch _, keeps := c.keeping(); {
+	case err == nil && c.repeated:
+		c.releaseOrphan()
+	case err != nil && (keeps || ctx.Err() != nil):
+		c.releaseOrphan() // nobody waits for it any more, or its TTL may be over before it may be another's
 	}
 	return reply == 1, err
 }
 
 // releasing is the call that releases the lock.
 func (c *singleClaim) releasing() call {
+	if keep, ok := c.keeping(); ok {
+		// In a queue too: whoever is first in it asks when the time is over.
+		if c.severalHolders() {
+			keep.script, keep.keys, keep.args = holdersReleaseKeepScript, holdersKeys(c.keys[0]), append(keep.args, c.limit)
+		}
+		return keep
+	}
 	switch {
 	case c.waiter != nil:
 		return call{script: queueReleaseScript, keys: c.waiter.keys[:fenceAt], args: c.holderArgs()}
@@ -176,6 +186,7 @@ func (c *singleClaim) abandon(time.Duration) { c.releaseOrphan() }
 // token. The channel that it returns is closed after the first attempt.
 func (c *singleClaim) releaseOrphan() (tried <-chan struct{}) {
 	u := newUndo(orphan, c.releasing(), true)
+	u.renew = c.releasing
 	if !c.unique {
 		close(u.tried)
 		return u.tried

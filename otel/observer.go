@@ -105,7 +105,8 @@ func (o *observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 			o.hold.Record(within, time.Since(start).Seconds(), metric.WithAttributes(kind, result))
 		}
 		span.SetAttributes(result)
-		if outcome.Result == "error" || outcome.Result == "lost" {
+		switch outcome.Result {
+		case "error", "lost", "overdue":
 			span.RecordError(outcome.Err)
 			span.SetStatus(codes.Error, outcome.Err.Error())
 		}

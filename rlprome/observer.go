@@ -32,7 +32,7 @@ type Options struct {
 //     else held, by result: success, failed, error, cancel. A call that did not have to
 //     wait counts with 0 seconds.
 //   - redislock_hold_seconds: how long a lock was held, by result: success if it was
-//     released, lost if it was not.
+//     released, lost if it was not; overdue if that was because of HoldAtMost.
 //
 // Both also have the label kind: exclusive, shared, or limited.
 //
