@@ -1,6 +1,9 @@
 package main
 
 import (
+	"encoding/xml"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +27,7 @@ func TestMain(m *testing.M) {
 
 // All that take part are measured in everything, the short way.
 func TestBench(t *testing.T) {
+	t.Parallel()
 	redistest.Start(t).Kill() // skips where there is no redis-server
 	server, err := startServer(t.TempDir())
 	require.NoError(t, err)
@@ -100,4 +104,38 @@ func TestAhead(t *testing.T) {
 	assert.Equal(t, "1000", columns[0].cell(found, nameBare, job), "a yardstick")
 	add(nameRueidis, 201)
 	assert.Equal(t, "Ahead of redislock: rueidislock in obtain + release /s (201 against 200).", ahead(found, job, columns))
+}
+
+// Each picture is well-formed and shows what it is about.
+func TestPictures(t *testing.T) {
+	t.Parallel()
+	redistest.Start(t).Kill() // skips where there is no redis-server
+	dir := t.TempDir()
+	require.NoError(t, pictures(t.Context(), dir))
+	for name, least := range map[string]map[string]int{
+		"queue.svg": {colorHeld: 2 * turnWorkers, colorWaits: turnWorkers, colorLong: 2},
+		"lease.svg": {colorHeld: 1, colorSilent: 2, "#2e8b57": 6, "#999999": 1},
+	} {
+		file, err := os.Open(filepath.Join(dir, name))
+		require.NoError(t, err)
+		fills := make(map[string]int)
+		for decoder := xml.NewDecoder(file); ; {
+			token, err := decoder.Token()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			require.NoError(t, err, name)
+			if element, ok := token.(xml.StartElement); ok {
+				for _, attribute := range element.Attr {
+					if attribute.Name.Local == "fill" {
+						fills[attribute.Value]++
+					}
+				}
+			}
+		}
+		require.NoError(t, file.Close())
+		for color, n := range least {
+			assert.GreaterOrEqual(t, fills[color], n, "%s: %s", name, color)
+		}
+	}
 }

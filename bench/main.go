@@ -27,12 +27,17 @@ func main() {
 	flag.DurationVar(&o.keepTime, "keep", 20*time.Second, "how long locks are kept alive; measured once")
 	flag.StringVar(&o.out, "out", "../docs/bench", "directory for the results")
 	flag.BoolVar(&o.quick, "quick", false, "measure too little for too short a time: does it run at all?")
+	draw := flag.Bool("pictures", false, "measure nothing: draw ../docs/queue.svg and ../docs/lease.svg, from runs of some seconds")
 	flag.Parse()
 	o.command = "go run -C bench . " + strings.Join(os.Args[1:], " ")
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := bench(ctx, o); err != nil {
+	run := func() error { return bench(ctx, o) }
+	if *draw {
+		run = func() error { return pictures(ctx, "../docs") }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

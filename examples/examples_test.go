@@ -108,7 +108,7 @@ func TestQuickstart(t *testing.T) {
 			"Anna obtains the lock", "Ben is refused", "has expired: Ben obtains it", "Anna cannot release what is Ben's",
 			"Ben tries again until he has it",
 			"Ben has it", "Cleo has it", "Dan has it", "Eve has it", "Finn has it",
-			"The watchdog notices and her context ends")
+			"The watchdog notices, and her context ends")
 	})
 }
 
@@ -233,13 +233,13 @@ func TestCluster(t *testing.T) {
 	waits := []string{"Anna waits", "Ben waits", "Cleo waits", "Anna has it", "Ben has it", "Cleo has it"}
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
-		requireLines(t, tell(t, "cluster"), append([]string{`\{1\} is held`, "With: .* fencing token is 1"}, waits...)...)
+		requireLines(t, tell(t, "cluster"), append([]string{`-1\} is held`, "With: .* fencing token is 1"}, waits...)...)
 	})
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()
 		cluster := redistest.StartCluster(t, false)
 		requireLines(t, tell(t, "cluster", "-redis", addresses(cluster.Masters)),
-			append([]string{`\{1\} is held`, `Without: .*\{hash tag\}`, "With: .* fencing token is 1"}, waits...)...)
+			append([]string{`-1\} is held`, `Without: .*\{hash tag\}`, "With: .* fencing token is 1"}, waits...)...)
 		requireNothingLeft(t, cluster.Masters...)
 	})
 }

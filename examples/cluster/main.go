@@ -1,5 +1,6 @@
-// Command cluster shows locks on Redis Cluster. It uses an embedded server that takes itself
-// for a Cluster of one node, or with -redis host:port,host:port a real one.
+// Command cluster shows locks on Redis Cluster. What you would copy is in cart.go. It uses an
+// embedded server that behaves like a Cluster of one node, or with -redis host:port,host:port
+// a real Cluster.
 package main
 
 import (
@@ -36,20 +37,15 @@ func run(ctx context.Context, addrs string) error {
 		defer stop()
 		addrs = embedded
 	}
-	client := redis.NewClusterClient(&redis.ClusterOptions{
-		Addrs:                 strings.Split(addrs, ","),
-		ContextTimeoutEnabled: true,
-	})
+	client := connect(strings.Split(addrs, ","))
 	defer client.Close()
 	locker := redislock.New(client)
-	// Keys of one {hash tag} are on one node. This one keeps the runs of this example apart.
-	name := func(tag, rest string) string {
-		return fmt.Sprintf("redislock-cluster-%d:{%s}%s", os.Getpid(), tag, rest)
-	}
+	// The process ID keeps the runs of this example apart.
+	name := func(what string) string { return fmt.Sprintf("redislock-cluster-%d-%s", os.Getpid(), what) }
 
-	fmt.Println("Locks of one key are spread over the nodes by themselves.")
+	fmt.Println("Locks of one key spread over the nodes by themselves.")
 	for _, order := range []string{"1", "2", "3"} {
-		key := name(order, "")
+		key := "{" + name(order) + "}"
 		if err := locker.Do(ctx, key, time.Minute, nil, func(ctx context.Context) error {
 			fmt.Printf("  %s is held.\n", key)
 			return nil
@@ -58,19 +54,17 @@ func run(ctx context.Context, addrs string) error {
 		}
 	}
 
-	fmt.Println("\nLocks of several keys need a hash tag in common.")
+	fmt.Println("\nLocks of several keys need a common hash tag.")
 	if onCluster {
-		_, err := locker.ObtainMulti(ctx, []string{name("1", ""), name("2", "")}, time.Minute, nil)
+		_, err := locker.ObtainMulti(ctx, []string{name("1"), name("2")}, time.Minute, nil)
 		if err == nil {
 			return errors.New("keys in two slots were not refused")
 		}
 		fmt.Printf("  Without: %v\n", err)
 	} else {
-		fmt.Println("  Without: a real Cluster refuses them. The embedded server is alone and does not mind.")
+		fmt.Println("  Without: a real Cluster would refuse them. The embedded server has only one node.")
 	}
-	lock, err := locker.ObtainMulti(ctx, []string{name("cart", ":items"), name("cart", ":total")}, time.Minute, &redislock.Options{
-		FenceKey: name("cart", ":fence"), // the counter too
-	})
+	lock, err := lockCart(ctx, locker, name("cart"))
 	if err != nil {
 		return err
 	}
@@ -78,16 +72,17 @@ func run(ctx context.Context, addrs string) error {
 	if err := lock.Release(ctx); err != nil {
 		return err
 	}
-	if err := client.Del(ctx, name("cart", ":fence")).Err(); err != nil { // others keep theirs
+	// Only an example deletes its fencing counter: it must outlive the locks.
+	if err := client.Del(ctx, "{"+name("cart")+"}:fence").Err(); err != nil {
 		return err
 	}
 
-	fmt.Println("\nA queue works as on one server.")
-	return queue(ctx, locker, name("queue", ""))
+	fmt.Println("\nA queue works as it does on one server.")
+	return queue(ctx, client, locker, name("queue"))
 }
 
 // queue has three callers wait for a lock in order.
-func queue(ctx context.Context, locker *redislock.Client, key string) error {
+func queue(ctx context.Context, client redis.Cmdable, locker *redislock.Client, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	opt := &redislock.Options{RetryStrategy: redislock.FairQueue()}
@@ -95,17 +90,16 @@ func queue(ctx context.Context, locker *redislock.Client, key string) error {
 	if err != nil {
 		return err
 	}
-	done := make(chan error)
-	for _, who := range []string{"Anna", "Ben", "Cleo"} {
-		waits := redislock.GetStats().Backoff
+	done := make(chan error, 3)
+	for i, who := range []string{"Anna", "Ben", "Cleo"} {
 		go func() {
 			done <- locker.Do(ctx, key, time.Minute, opt, func(context.Context) error {
 				fmt.Printf("  %s has it.\n", who)
 				return nil
 			})
 		}()
-		for redislock.GetStats().Backoff == waits && ctx.Err() == nil {
-			time.Sleep(time.Millisecond) // until this one is in the queue
+		if err := redistest.AwaitQueue(ctx, client, key, i+1); err != nil {
+			return err
 		}
 		fmt.Printf("  %s waits.\n", who)
 	}

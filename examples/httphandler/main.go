@@ -1,15 +1,16 @@
-// Command httphandler has an HTTP handler work under a lock: a report is made once at a time,
-// whichever of the processes behind a load balancer gets the request. The handler is in
-// reports.go.
+// Command httphandler shows an HTTP handler that works under a lock: only one request at a time
+// makes a given report, whichever process behind the load balancer receives it. What you would
+// copy is in reports.go.
 //
-// The program serves it on a port of its own and sends it some requests. It uses an embedded
-// server, or with -redis host:port a real one.
+// The program serves the handler on a port of its own and sends it some requests. It uses an
+// embedded server, or with -redis host:port a real one.
 package main
 
 import (
 	"context"
 	"flag"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -22,8 +23,11 @@ import (
 )
 
 func main() {
-	addr := flag.String("redis", "", "address of a Redis server, host:port (default: an embedded one, which is stopped in the end)")
+	addr := flag.String("redis", "", "address of a Redis server, host:port (default: an embedded one, which stops at the end)")
 	flag.Parse()
+	log.SetOutput(os.Stdout) // what the handler logs is part of the story
+	log.SetFlags(0)
+	log.SetPrefix("         log: ")
 	if err := run(*addr); err != nil {
 		fmt.Fprintln(os.Stderr, "httphandler:", err)
 		os.Exit(1)
@@ -42,7 +46,7 @@ func run(addr string) error {
 	client := redis.NewClient(&redis.Options{
 		Addr:                  addr,
 		ContextTimeoutEnabled: true,
-		MaxRetries:            -1, // a client gets its 503 soon, and decides itself
+		MaxRetries:            -1, // HTTP clients get their 503 soon, and may retry themselves
 	})
 	defer client.Close()
 	if err := client.Ping(context.Background()).Err(); err != nil {
@@ -79,7 +83,7 @@ func run(addr string) error {
 		}
 	}
 	if stopRedis == nil {
-		return nil // a server that is not ours
+		return nil // the server is not ours to stop
 	}
 	stopRedis()
 	s.tell("Redis is stopped.")

@@ -14,7 +14,7 @@ import (
 	"github.com/bsm/redislock/internal/redistest"
 )
 
-// What the story does not tell: work that takes too long, and locks that are lost.
+// What the story leaves out: work that takes too long, and locks that are lost.
 func TestReports(t *testing.T) {
 	server := redistest.Embedded(t)
 	locker := redislock.New(redistest.Client(t, server.Addr()))
@@ -45,6 +45,7 @@ func TestReports(t *testing.T) {
 			response := httptest.NewRecorder()
 			handler.ServeHTTP(response, request)
 			assert.Equal(t, test.status, response.Code, response.Body)
+			assert.NotContains(t, response.Body.String(), "no data", "internal errors stay inside")
 			assert.Empty(t, server.Keys(), "the lock is free")
 		})
 	}

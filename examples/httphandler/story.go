@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// story is what clients of the handler see.
+// story is what the handler's clients see.
 type story struct {
 	start time.Time
 	url   string
 
 	begun  chan string   // ids of reports that are being made
-	finish chan error    // ends the making of one
-	ended  chan error    // why the making of one was given up
+	finish chan error    // finishes one
+	ended  chan error    // why one was given up
 	left   chan struct{} // a request has been served whose client had gone away
 }
 
@@ -28,7 +28,7 @@ func (s *story) watch(handler http.Handler) http.Handler {
 	})
 }
 
-// create takes as long as the story wants it to.
+// create takes as long as the story wants.
 func (s *story) create(ctx context.Context, id string) error {
 	s.begun <- id
 	select {
@@ -98,7 +98,7 @@ func (s *story) tell(format string, args ...any) {
 	fmt.Printf("%6.2fs  %s\n", time.Since(s.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// begins waits until a report is being made, rather than refused.
+// begins waits until a report is being made. That the request is refused is an error.
 func (s *story) begins(who string, refused <-chan answer) error {
 	select {
 	case id := <-s.begun:

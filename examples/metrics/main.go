@@ -1,6 +1,6 @@
-// Command metrics uses locks and exports what happens to Prometheus, on an embedded server,
-// or with -redis host:port on a real one. It runs until it is interrupted, or as long as
-// -for says.
+// Command metrics uses locks and exports metrics of them to Prometheus. What you would copy is
+// in metrics.go. It uses an embedded server, or with -redis host:port a real one, and runs until
+// it is interrupted, or for as long as -for says.
 package main
 
 import (
@@ -16,13 +16,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/bsm/redislock"
 	"github.com/bsm/redislock/internal/redistest"
-	"github.com/bsm/redislock/rlprome"
 )
 
 func main() {
@@ -59,13 +55,9 @@ func run(ctx context.Context, listen, addr string, out io.Writer) error {
 		return err
 	}
 
-	registry := prometheus.NewRegistry()
-	observer := rlprome.NewObserver(nil)
-	registry.MustRegister(rlprome.NewDefaultCollector(), observer)
-	locker := redislock.New(client).WithObserver(observer)
-
+	locker, metrics := observed(client)
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{Registry: registry}))
+	mux.Handle("/metrics", metrics)
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err

@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	crowded = "redislock-metrics-crowded" // a lock that many want
-	long    = "redislock-metrics-long"    // one that is held for long
+	crowded = "redislock-metrics-crowded" // many want this lock
+	long    = "redislock-metrics-long"    // this one is held for a long time
 	ttl     = 2 * time.Second
 )
 
-// work uses locks in all the ways that the metrics tell apart, until ctx ends.
+// work uses locks in all the ways that the metrics distinguish, until ctx ends.
 func work(ctx context.Context, client *redis.Client, locker *redislock.Client) {
 	var workers sync.WaitGroup
 	for range 4 {
@@ -42,7 +42,7 @@ func every(ctx context.Context, interval time.Duration, do func()) {
 	}
 }
 
-// inTurn waits for the lock that many want, and holds it for a moment.
+// inTurn waits for the crowded lock and holds it for a moment.
 func inTurn(ctx context.Context, locker *redislock.Client) {
 	lock, err := locker.Obtain(ctx, crowded, ttl, &redislock.Options{RetryStrategy: redislock.FairQueue()})
 	if err != nil {
@@ -52,7 +52,7 @@ func inTurn(ctx context.Context, locker *redislock.Client) {
 	time.Sleep(10 * time.Millisecond)
 }
 
-// once takes that lock if it is free, and tries again a few times if it is not.
+// once obtains that lock with two retries.
 func once(ctx context.Context, locker *redislock.Client) {
 	lock, err := locker.Obtain(ctx, crowded, ttl, &redislock.Options{
 		RetryStrategy: redislock.LimitRetry(redislock.LinearBackoff(5*time.Millisecond), 2),
@@ -62,19 +62,19 @@ func once(ctx context.Context, locker *redislock.Client) {
 	}
 }
 
-// impatient does not want to wait for that lock for as long as it takes.
+// impatient gives up waiting for that lock after a moment.
 func impatient(ctx context.Context, locker *redislock.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Millisecond)
 	defer cancel()
 	inTurn(ctx, locker)
 }
 
-// wrong asks for what cannot be.
+// wrong makes a call that is an error.
 func wrong(ctx context.Context, locker *redislock.Client) {
 	_, _ = locker.Obtain(ctx, crowded, 0, nil)
 }
 
-// watched holds a lock for longer than its TTL. Sometimes somebody deletes the key.
+// watched holds a lock for longer than its TTL. Half of the time somebody deletes the key.
 func watched(ctx context.Context, client *redis.Client, locker *redislock.Client) {
 	lock, err := locker.Obtain(ctx, long, ttl/10, &redislock.Options{
 		Watchdog: redislock.NewTickWatchdog(ttl / 40),

@@ -1,5 +1,5 @@
 // Command quickstart shows what redislock does, in a few seconds: on an embedded
-// server, or with -redis host:port on a real one.
+// server, or with -redis host:port on a real one. What you would copy is in lock.go.
 package main
 
 import (
@@ -7,7 +7,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -34,9 +33,9 @@ func run(ctx context.Context, addr string) error {
 		}
 		defer stop()
 		addr = embedded
-		fmt.Println("On an embedded server; -redis host:port takes a real one.")
+		fmt.Println("Using an embedded server; -redis host:port uses a real one.")
 	} else {
-		fmt.Println("On the server at", addr)
+		fmt.Println("Using the server at", addr)
 	}
 	client := redis.NewClient(&redis.Options{Addr: addr})
 	defer client.Close()
@@ -46,6 +45,7 @@ func run(ctx context.Context, addr string) error {
 	s := &story{
 		client: client,
 		locker: redislock.New(client),
+		locks:  newLocks(client),
 		key:    fmt.Sprintf("redislock-quickstart-%d", os.Getpid()),
 		start:  time.Now(),
 	}
@@ -58,10 +58,11 @@ func run(ctx context.Context, addr string) error {
 	return nil
 }
 
-// story is two callers, Anna and Ben, who want the same lock.
+// story is about Anna, Ben and others, who want the same lock.
 type story struct {
 	client *redis.Client
 	locker *redislock.Client
+	locks  *locks
 	key    string
 	start  time.Time
 }
@@ -86,15 +87,20 @@ func (s *story) obtain(ctx context.Context) error {
 		return fmt.Errorf("the lock was not refused: %v", err)
 	}
 	s.tell("Ben is refused: %q.", err)
+	work := func(context.Context) error { return errors.New("Cleo worked without the lock") }
+	if ran, err := s.locks.ifFree(ctx, s.key, work); ran || err != nil {
+		return fmt.Errorf("the lock was not refused: %v", err)
+	}
+	s.tell("Cleo does without: she would have worked only if the lock had been free.")
 
-	if err := lock.Refresh(ctx, time.Hour, nil); err != nil {
+	if err := lock.Refresh(ctx, 5*time.Minute, nil); err != nil {
 		return err
 	}
 	left, err := lock.TTL(ctx)
 	if err != nil {
 		return err
 	}
-	s.tell("Anna refreshes it; it has %v left.", left.Round(time.Second))
+	s.tell("Anna refreshes it for five minutes; %.0f seconds are left.", left.Seconds())
 
 	if err := lock.Release(ctx); err != nil {
 		return err
@@ -110,7 +116,7 @@ func (s *story) expire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.tell("Anna obtains the lock for %v and dawdles.", ttl)
+	s.tell("Anna obtains the lock for %v and takes too long.", ttl)
 	time.Sleep(2 * ttl)
 
 	quick, err := s.locker.Obtain(ctx, s.key, time.Minute, nil)
@@ -144,28 +150,26 @@ func (s *story) wait(ctx context.Context) error {
 
 func (s *story) queue(ctx context.Context) error {
 	s.chapter("Five in a queue")
-	opt := &redislock.Options{RetryStrategy: redislock.FairQueue()}
-	lock, err := s.locker.Obtain(ctx, s.key, time.Minute, opt)
+	lock, err := s.locker.Obtain(ctx, s.key, time.Minute, &redislock.Options{RetryStrategy: redislock.FairQueue()})
 	if err != nil {
 		return err
 	}
 	s.tell("Anna holds the lock.")
-	served := make(chan error)
-	for _, name := range []string{"Ben", "Cleo", "Dan", "Eve", "Finn"} {
-		waits := redislock.GetStats().Backoff
+	served := make(chan error, 5)
+	for i, name := range []string{"Ben", "Cleo", "Dan", "Eve", "Finn"} {
 		go func() {
-			served <- s.locker.Do(ctx, s.key, time.Minute, opt, func(context.Context) error {
+			served <- s.locks.inTurn(ctx, s.key, func(context.Context) error {
 				s.tell("%s has it, and works for 50ms.", name)
 				time.Sleep(50 * time.Millisecond)
 				return nil
 			})
 		}()
-		for redislock.GetStats().Backoff == waits {
-			time.Sleep(time.Millisecond)
+		if err := redistest.AwaitQueue(ctx, s.client, s.key, i+1); err != nil {
+			return err
 		}
 		s.tell("%s asks, and waits.", name)
 	}
-	s.tell("Anna releases it: whoever came first is next.")
+	s.tell("Anna releases it: first come, first served.")
 	if err := lock.Release(ctx); err != nil {
 		return err
 	}
@@ -182,12 +186,11 @@ func (s *story) watch(ctx context.Context) error {
 	const ttl = 300 * time.Millisecond
 	lock, err := s.locker.Obtain(ctx, s.key, ttl, &redislock.Options{
 		Watchdog: redislock.NewTickWatchdog(ttl / 3),
-		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		return err
 	}
-	s.tell("Anna obtains the lock for %v; a watchdog refreshes it each %v.", ttl, ttl/3)
+	s.tell("Anna obtains the lock for %v; a watchdog refreshes it every %v.", ttl, ttl/3)
 	for range 3 {
 		time.Sleep(ttl)
 		left, err := lock.TTL(ctx)
@@ -207,14 +210,14 @@ func (s *story) lose(ctx context.Context) error {
 	s.chapter("A lock that is lost")
 	opt := &redislock.Options{Watchdog: redislock.NewTickWatchdog(100 * time.Millisecond)}
 	err := s.locker.Do(ctx, s.key, time.Minute, opt, func(ctx context.Context) error {
-		s.tell("Anna works under Do, which gives her work a context.")
+		s.tell("Anna works under Do, which gives her a context.")
 		time.AfterFunc(200*time.Millisecond, func() {
 			s.tell("Somebody deletes the key.")
 			s.client.Del(context.Background(), s.key)
 		})
 		select {
 		case <-ctx.Done():
-			s.tell("The watchdog notices and her context ends: %q.", context.Cause(ctx))
+			s.tell("The watchdog notices, and her context ends: %q.", context.Cause(ctx))
 			return ctx.Err()
 		case <-time.After(10 * time.Second):
 			return nil
@@ -223,7 +226,7 @@ func (s *story) lose(ctx context.Context) error {
 	if !errors.Is(err, redislock.ErrLockNotHeld) {
 		return fmt.Errorf("the loss was not noticed: %v", err)
 	}
-	s.tell("Do tells of it as well: errors.Is(err, ErrLockNotHeld).")
+	s.tell("Do returns an error for which errors.Is(err, ErrLockNotHeld) holds.")
 	return nil
 }
 
@@ -237,6 +240,6 @@ func (s *story) stats() {
 	row("obtain", stats.Obtain)
 	row("refresh", stats.Refresh)
 	row("release", stats.Release)
-	fmt.Printf("  %d waits; %d locks watched, %d of them done, %d refreshes tried; %d locks lost\n",
+	fmt.Printf("  waits: %d; locks watched: %d, no longer watched: %d; watchdog refreshes: %d; locks lost: %d\n",
 		stats.Backoff, stats.Watchdog, stats.WatchdogDone, stats.WatchdogTick, stats.Lost)
 }

@@ -1,6 +1,6 @@
-// Command quorum shows locks that a majority of independent Redis servers grants. It uses
-// three embedded servers, stops some of them, and starts them again; or with
-// -redis host:port,host:port,host:port real ones, which it does not stop.
+// Command quorum shows locks on a majority of independent Redis servers. What you would copy is
+// in quorum.go. It starts three embedded servers, stops some of them, and starts them again; or,
+// with -redis host:port,host:port,host:port, it uses real servers, which it does not stop.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 func main() {
 	addrs := flag.String("redis", "", "addresses of independent Redis servers, host:port,host:port,host:port (default: three embedded ones)")
 	flag.Parse()
-	logging.Disable() // go-redis would tell of each try to connect to a node that is away
+	logging.Disable() // go-redis would log every attempt to reach a node that is down
 	if err := run(context.Background(), *addrs); err != nil {
 		fmt.Fprintln(os.Stderr, "quorum:", err)
 		os.Exit(1)

@@ -14,7 +14,7 @@ import (
 
 const ttl = 2 * time.Second
 
-// story is of Anna, who holds a lock, and Ben, who wants it.
+// story is about Anna, who holds a lock, and Ben, who wants it.
 type story struct {
 	clients []*redis.Client // of the nodes
 	locker  *redislock.Client
@@ -24,18 +24,7 @@ type story struct {
 
 func newStory(addrs []string) *story {
 	s := &story{key: fmt.Sprintf("redislock-quorum-%d", os.Getpid())}
-	var nodes []redislock.RedisClient
-	for _, addr := range addrs {
-		client := redis.NewClient(&redis.Options{
-			Addr:                  addr,
-			ContextTimeoutEnabled: true,
-			// A node that is away is not waited for: the others will do.
-			MaxRetries:    -1,
-			DialerRetries: 1,
-		})
-		s.clients, nodes = append(s.clients, client), append(nodes, client)
-	}
-	s.locker = redislock.NewQuorum(nodes...)
+	s.locker, s.clients = connect(addrs)
 	return s
 }
 
@@ -61,8 +50,7 @@ func (s *story) obtain(ctx context.Context) (err error) {
 }
 
 // awaitAll waits until all nodes that answer have granted the lock: a refresh takes it on those
-// that were too slow. Nobody else needs that; but this story is of a majority that is left when
-// one node stops.
+// that were too slow. Only this story needs that, since it stops a node right afterwards.
 func (s *story) awaitAll(ctx context.Context) error {
 	for _, client := range s.clients {
 		for {
@@ -78,7 +66,7 @@ func (s *story) awaitAll(ctx context.Context) error {
 	return nil
 }
 
-// keep is for when a minority is away.
+// keep runs while a minority of the nodes is down.
 func (s *story) keep(ctx context.Context) error {
 	if err := s.lock.Refresh(ctx, ttl, nil); err != nil {
 		return err
@@ -90,25 +78,25 @@ func (s *story) keep(ctx context.Context) error {
 	})
 }
 
-// lose is for when a majority is away.
+// lose runs while a majority is down.
 func (s *story) lose(ctx context.Context) error {
 	err := s.lock.Refresh(ctx, ttl, nil)
 	var node *redislock.NodeError
 	if !errors.As(err, &node) {
-		return fmt.Errorf("no node was found to have failed: %v", err)
+		return fmt.Errorf("the error names no node: %v", err)
 	}
 	fmt.Printf("Anna cannot refresh the lock:\n  %v\n", err)
 	<-s.lock.Done()
 	fmt.Printf("It ends, and she knows: %v.\n", context.Cause(s.lock.Context(ctx)))
 
 	if _, err = s.locker.Obtain(ctx, s.key, ttl, nil); !errors.As(err, &node) {
-		return fmt.Errorf("without a majority a lock was obtained, or refused: %v", err)
+		return fmt.Errorf("without a majority Obtain must name the nodes that failed: %v", err)
 	}
 	fmt.Printf("Ben cannot obtain it:\n  %v\n", err)
 	return nil
 }
 
-// obtainAgain is for when all are back.
+// obtainAgain runs when all nodes are back.
 func (s *story) obtainAgain(ctx context.Context) error {
 	lock, err := s.locker.Obtain(ctx, s.key, ttl, &redislock.Options{
 		RetryStrategy: redislock.LinearBackoff(20 * time.Millisecond),
