@@ -31,7 +31,7 @@ func ScriptName(digest string) string {
 		return "obtain"
 	case refreshScript.Hash():
 		return "refresh"
-	case releaseScript.Hash(), queueReleaseScript.Hash():
+	case releaseScript.Hash(), releaseKeepScript.Hash(), queueReleaseScript.Hash():
 		return "release"
 	case quorumUndoScript.Hash():
 		return "undo"

@@ -46,8 +46,8 @@ type straggler struct {
 // more than once, so that a copy of it may be under way yet.
 const slowReply = 50 * time.Millisecond
 
-// extras are what only some leases have: those that are refreshed, and those whose end somebody
-// wants to be told of.
+// extras are what only some leases have: those that are refreshed, those whose end somebody wants to
+// be told of, and those with bounds.
 type extras struct {
 	ctx    context.Context // canceled at the end; nil until somebody wants to be told of it
 	cancel context.CancelCauseFunc
@@ -62,6 +62,8 @@ type extras struct {
 	idle       chan struct{} // closed once no refresh is under way; nil: nobody waits
 	stragglers []straggler
 	answered   time.Duration // since epoch: when a refresh last was
+
+	bounds *bounds // nil without
 }
 
 func (l *lease) addExtrasLocked() *extras {
@@ -85,17 +87,22 @@ func (l *lease) begin(sent, ttl time.Duration) {
 }
 
 // beginRefresh notes that a command that sets the TTL is about to be sent, and
-// returns the moment; not so if the lease has ended: it does not come back to life.
+// returns the moment, and the TTL as far as the bounds of the lock leave it; not so if they leave
+// none, or the lease has ended: it does not come back to life.
 //
 // From here on the server may have the new TTL, though the reply may be long in
 // coming or never come: if that is the shorter life, it is the one to count on.
-func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
+func (l *lease) beginRefresh(ttl time.Duration) (sent, granted time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
-		return 0, false
+		return 0, 0, false
 	}
 	sent = sinceEpoch()
+	ttl = l.boundsLocked().cut(sent, ttl)
+	if ttl < time.Millisecond {
+		return 0, 0, false
+	}
 	if shorter := sent + validity(ttl); shorter < l.validUntil {
 		l.validUntil = shorter
 		l.setAlarmLocked()
@@ -106,7 +113,7 @@ func (l *lease) beginRefresh(ttl time.Duration) (sent time.Duration, ok bool) {
 	}
 	extras.shortestTTL = min(extras.shortestTTL, extras.shortestStraggler(sent))
 	extras.underWay++
-	return sent, true
+	return sent, ttl, true
 }
 
 // endRefresh notes how that command ended, and returns why the lease has ended, if it has,
@@ -228,7 +235,9 @@ func (l *lease) expireLocked() (cause error, expired bool) {
 		return nil, false
 	}
 	since := epoch.Add(l.refreshed).Format("15:04:05.000")
-	if l.extras != nil && l.extras.failure != nil {
+	if b := l.boundsLocked(); b.exhaustedBy(l.refreshed, l.validUntil) {
+		cause = overdueError(b.longest)
+	} else if l.extras != nil && l.extras.failure != nil {
 		cause = fmt.Errorf("%w: not refreshed since %s because of: %w", ErrLockNotHeld, since, l.extras.failure)
 	} else {
 		cause = fmt.Errorf("%w: not refreshed since %s", ErrLockNotHeld, since)

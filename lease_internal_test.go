@@ -88,7 +88,7 @@ func TestLease_refresh(t *testing.T) {
 					time.Sleep(step.at - (sinceEpoch() - start))
 					if step.begin > 0 {
 						ttls[step.begin] = step.ttl
-						sent[step.begin], _ = lease.beginRefresh(step.ttl)
+						sent[step.begin], _, _ = lease.beginRefresh(step.ttl)
 					} else if step.ok {
 						lease.endRefresh(sent[step.end], ttls[step.end], nil, true)
 					} else {
@@ -107,10 +107,10 @@ func TestLease_straggler(t *testing.T) {
 		for _, inBetween := range []bool{true, false} {
 			var l lease
 			l.begin(sinceEpoch(), time.Minute)
-			sent, _ := l.beginRefresh(time.Second)
+			sent, _, _ := l.beginRefresh(time.Second)
 			l.endRefresh(sent, time.Second, errors.New("no reply"), true)
 			refresh := func() time.Duration {
-				sent, ok := l.beginRefresh(time.Hour)
+				sent, _, ok := l.beginRefresh(time.Hour)
 				require.True(t, ok)
 				cause, expired := l.endRefresh(sent, time.Hour, nil, true)
 				require.NoError(t, cause)
@@ -139,7 +139,7 @@ func TestLease_awaitRefreshes(t *testing.T) {
 			assert.Zero(t, time.Since(start), "none is under way")
 			for _, takes := range []time.Duration{time.Second, 3 * time.Second} {
 				go func() {
-					sent, _ := l.beginRefresh(time.Hour)
+					sent, _, _ := l.beginRefresh(time.Hour)
 					time.Sleep(takes)
 					l.endRefresh(sent, time.Hour, nil, true)
 				}()
@@ -162,9 +162,9 @@ func TestLease_oneOfTwoTooLate(t *testing.T) {
 		for _, lateFirst := range []bool{false, true} {
 			var l lease
 			l.begin(sinceEpoch(), ttl)
-			late, _ := l.beginRefresh(ttl)
+			late, _, _ := l.beginRefresh(ttl)
 			time.Sleep(ttl)
-			timely, _ := l.beginRefresh(ttl)
+			timely, _, _ := l.beginRefresh(ttl)
 			first, second := timely, late
 			if lateFirst {
 				first, second = late, timely
@@ -211,7 +211,7 @@ func TestLease_cause(t *testing.T) {
 					if began, ok := sent[step.refresh]; ok {
 						l.endRefresh(began, ttl, step.err, true)
 					} else {
-						sent[step.refresh], _ = l.beginRefresh(ttl)
+						sent[step.refresh], _, _ = l.beginRefresh(ttl)
 					}
 				}
 				time.Sleep(l.remaining())

@@ -207,12 +207,13 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	ctx, cancel := l.servers.bound(ctx, ttl)
 	defer cancel()
 	for {
-		sent, ok := l.lease.beginRefresh(ttl)
+		sent, granted, ok := l.lease.beginRefresh(ttl)
 		if !ok {
+			l.loseIfOverdue()
 			return false, ErrNotObtained
 		}
-		held, err := l.claim.renew(ctx, ttl)
-		err = l.extended(sent, ttl, held, err)
+		held, err := l.claim.renew(ctx, granted)
+		err = l.extended(sent, granted, held, err)
 		if err == nil || err == ErrNotObtained {
 			return false, err
 		}
@@ -275,7 +276,7 @@ const releaseTimeout = time.Second
 func (l *Lock) Release(ctx context.Context) error {
 	var observed *observation
 	if l != nil {
-		ctx, observed = l.observe(ctx, Operation{Name: OpRelease, Keys: l.keys})
+		ctx, observed = l.observe(ctx, Operation{Name: OpRelease, Keys: l.keys, Kind: l.kind()})
 	}
 	canceled, err := l.release(ctx)
 	result := stats.release.count(err, canceled)
@@ -307,7 +308,7 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 	if err != nil {
 		return endedBy(ctx, err)
 	}
-	if !held {
+	if !held || !l.lease.giveBack() {
 		return false, ErrLockNotHeld
 	}
 	return false, nil

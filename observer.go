@@ -24,12 +24,23 @@ const (
 	OpRelease = "release" // a call of Release, and that in Do
 )
 
+// What the [Operation].Kind of a lock may be.
+const (
+	KindExclusive = "exclusive"
+	KindShared    = "shared"   // by Options.Shared
+	KindLimited   = "limited"  // by an Options.Limit of more than 1
+	KindElection  = "election" // the leadership of an Election
+)
+
 // An Operation is what an [Observer] is told of.
 type Operation struct {
 	// Name is OpObtain, OpHold or OpRelease; there may be more in the future.
 	Name string
 	// Keys are the lock's keys. They must not be changed.
 	Keys []string
+	// Kind is what kind of lock it is: KindExclusive, KindShared, KindLimited or KindElection; there
+	// may be more in the future. It is "" for a release by token, which does not know it.
+	Kind string
 	// TTL is what was asked for; 0 for OpRelease.
 	TTL time.Duration
 }
@@ -37,7 +48,8 @@ type Operation struct {
 // An Outcome is how an [Operation] ended.
 type Outcome struct {
 	// Result is "success", "failed", "error" or "cancel", by the counter of [Status] that
-	// the call moved. A hold's is "success" if the lock was released, else "lost".
+	// the call moved. A hold's is "success" if the lock was released, else "lost"; "overdue" if it
+	// was lost because of [Options].HoldAtMost.
 	Result string
 	// Err is what the call returned, and of a hold why the lock was lost.
 	Err error
@@ -71,6 +83,9 @@ type observation struct {
 func (c *Client) observe(ctx context.Context, op Operation) (context.Context, *observation) {
 	if c == nil || c.observers == nil {
 		return ctx, nil
+	}
+	if c.kind != "" {
+		op.Kind = c.kind
 	}
 	o := &observation{}
 	for _, observer := range c.observers {
@@ -106,7 +121,7 @@ func (o *observation) end(result string, err error) {
 // observeHold tells the observers that the lock is held from now on. What is done with it
 // is done in the context that is returned.
 func (l *Lock) observeHold(ctx context.Context, ttl time.Duration) context.Context {
-	held, hold := l.observe(ctx, Operation{Name: OpHold, Keys: l.keys, TTL: ttl})
+	held, hold := l.observe(ctx, Operation{Name: OpHold, Keys: l.keys, Kind: l.kind(), TTL: ttl})
 	if hold != nil {
 		l.hold = hold
 		l.ended() // a hold has to end without anybody's asking
@@ -120,6 +135,9 @@ func (l *Lock) endHold(cause error) {
 	result := resultSuccess
 	if cause != nil {
 		result = "lost"
+		if _, overdue := cause.(overdueError); overdue {
+			result = "overdue"
+		}
 	}
 	l.hold.end(result, cause)
 }

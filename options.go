@@ -59,6 +59,21 @@ type Options struct {
 	// Default (""): no fencing token.
 	FenceKey string
 
+	// Shared asks for a reader's lock: any number of shared holders may hold it at a time, or
+	// one exclusive holder. Not for several keys, nor on a quorum.
+	// Default (false): an exclusive lock.
+	Shared bool
+
+	// Limit asks for a place of a semaphore: the lock is obtained if fewer than Limit hold it
+	// already. Each caller goes by its own limit. Not for several keys, nor on a quorum, nor
+	// together with Shared; callers with a Limit and shared ones do not mix on one key.
+	//
+	// The holders' TTLs count each by itself: the place of one that has died is free when its own
+	// TTL has passed. See [Options.Shared] for the other kind of lock with several holders; with
+	// [FairQueue] callers of all kinds stand in one queue.
+	// Default (0), and 1: an exclusive lock.
+	Limit int
+
 	// MinReplicas is how many replicas must have confirmed the write (by Redis' WAIT)
 	// before the lock counts as obtained, or as refreshed. It is then known to them
 	// should one of them become the master; that a Sentinel or Cluster promotes one of
@@ -70,6 +85,44 @@ type Options struct {
 	// confirmation take one round trip, two with [FairQueue].
 	// Default (0): the master's word is enough.
 	MinReplicas int
+
+	// MaxWait bounds the waiting of one call, with its tries at Redis, whatever the context and
+	// the TTL say: a context without a deadline gets one after MaxWait, not after the TTL. That
+	// of a context which has an earlier one counts. Once it is over the error is
+	// ErrNotObtained joined with context.DeadlineExceeded. What Do runs under the lock is not
+	// bounded. For waiting without an end, use math.MaxInt64.
+	// Default (0): the context's deadline, without one the TTL.
+	MaxWait time.Duration
+
+	// HoldAtLeast is for how long nobody else has the lock after it was obtained, even if
+	// it is released before: the key stays, with what is left of that time as its TTL, and
+	// another value, by which no token holds it. So a job that all of many machines start runs
+	// once an interval, however short it is and however far their clocks are apart. It
+	// counts in milliseconds, rounded up, from when the lock was obtained.
+	//
+	// It has an effect on Release alone, which does what it otherwise does: the lock is given
+	// back, and whoever waits for it has it when the time is over. A waiter in a [FairQueue]
+	// may learn of that up to a second late. A lock that was lost, by its TTL for example,
+	// does not stay. If Redis does not answer to Release, the release goes on in the
+	// background, unless Token is a custom one. That has to begin with another byte than zero.
+	//
+	// With a Limit the holder's place stays taken, so that no more than Limit callers obtain the lock
+	// within that time. With Shared it is an error: other readers would come in all the same.
+	// Default (0): the key is deleted at once.
+	HoldAtLeast time.Duration
+
+	// HoldAtMost is for how long the lock is held at most, though it is refreshed: a holder
+	// that is stuck does not keep it for ever, even if its process and its Watchdog live. The
+	// TTL that a refresh sets is cut to what is left of that time, and so is the one that the
+	// lock is obtained with. Then no refresh succeeds any more, neither the watchdog's nor
+	// one's own, and the lock is lost: its context's cause says that it was held for its
+	// longest, and for how long that is.
+	//
+	// It counts in whole milliseconds, of which there must be one, from just before the command
+	// that obtained the lock. [Lock.Done] closes as early as [Lock.ValidUntil] does, by a
+	// hundredth of the last TTL. A call with the same custom Token begins anew.
+	// Default (0): for as long as it is refreshed.
+	HoldAtMost time.Duration
 
 	// Watchdog refreshes the lock until it is released.
 	// Default (nil): the lock expires after its TTL.
@@ -91,6 +144,13 @@ func (o *Options) retryStrategy() RetryStrategy {
 	return o.RetryStrategy
 }
 
+func (o *Options) logger() *slog.Logger {
+	if o.Logger == nil {
+		return discardLogger
+	}
+	return o.Logger
+}
+
 // check finds out that options cannot be met, whatever servers the keys are on.
 func (o *Options) check(keys []string) error {
 	switch {
@@ -99,7 +159,10 @@ func (o *Options) check(keys []string) error {
 	case o.MinReplicas < 0:
 		return fmt.Errorf("redislock: MinReplicas of %d: it counts replicas, 0 is none", o.MinReplicas)
 	default:
-		return nil
+		if err := o.checkHolders(keys); err != nil {
+			return err
+		}
+		return o.checkBounds()
 	}
 }
 

@@ -3,9 +3,7 @@ package redislock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
-	"strings"
 	"time"
 )
 
@@ -47,21 +45,17 @@ func (fairQueue) NextBackoff() time.Duration {
 	return pollInterval/2 + rand.N(pollInterval)
 }
 
-// queuePrefix is what the names of a queue's keys begin with, so that they are in the
-// lock's slot. No two locks have the same. It is not in the slot, and that is false, if
-// the key has a brace that ends the tag too early.
-func queuePrefix(key string) (prefix string, sameSlot bool) {
-	if hashTag(key) != key {
-		return key + ":", true
-	}
-	return "{" + key + "}", !strings.Contains(key, "}")
+// queueKeys are the keys that the scripts of the queue take. The fencing counter's may follow.
+func queueKeys(key string) []string {
+	prefix, _ := prefixOf(key)
+	names := prefix + "holders" + prefix + "queue" + prefix + "waiters" // cut, for the sake of one allocation
+	holders, rest := names[:len(prefix)+len("holders")], names[len(prefix)+len("holders"):]
+	queue, waiters := rest[:len(prefix)+len("queue")], rest[len(prefix)+len("queue"):]
+	return []string{key, holders, queue, waiters}
 }
 
-// queueKeys are the keys that the scripts of the queue take.
-func queueKeys(key string) []string {
-	prefix, _ := queuePrefix(key)
-	return []string{key, prefix + ":redislock:queue", prefix + ":redislock:waiters"}
-}
+// fenceAt is where the key of the fencing counter is among the keys of a waiter.
+const fenceAt = 4
 
 func isFair(opt *Options) bool {
 	_, fair := opt.retryStrategy().(fairQueue)
@@ -70,10 +64,8 @@ func isFair(opt *Options) bool {
 
 // obtainInTurn is obtain for one key in a FairQueue.
 func (s *server) obtainInTurn(ctx context.Context, c *Client, keys []string, ttl time.Duration, opt *Options, observed *observation) (_ *Lock, canceled bool, _ error) {
-	key := keys[0]
-	if _, sameSlot := queuePrefix(key); !sameSlot && s.sharded() {
-		return nil, false, fmt.Errorf("redislock: key %q cannot be queued for: because of its "+
-			"closing brace the queue would be in another slot; give it a {hash tag}", key)
+	if err := s.checkBeside(keys[0], "FairQueue"); err != nil {
+		return nil, false, err
 	}
 	w := newWaiter(s.newClaim(c, keys, opt), ttl, opt)
 	w.lock.waiter = w
@@ -139,6 +131,7 @@ func (w *waiter) ask(ctx context.Context) (held bool, _ error) {
 	call := w.askCallLocked()
 	w.unlock()
 	reply, err := call.run(ctx, w.lock.server())
+	err = w.readReply(reply, err)
 	w.mu.Lock()
 	w.noteStrayLocked(call.sent, err)
 	if err == nil && reply <= 0 {
@@ -161,7 +154,7 @@ func (w *waiter) take(ctx context.Context, grant grant) (held bool, _ error) {
 	// certain. If too much of it has gone since, or a fencing token is due, ask: now the
 	// key has the value.
 	stale := sinceEpoch()-grant.sent > w.ttl/10
-	if !grant.told || !stale && len(w.keys) == 3 {
+	if !grant.told || !stale && len(w.keys) == fenceAt {
 		return w.hold(ctx, grant.sent, grant.fence)
 	}
 	held, err := w.ask(ctx)
@@ -188,7 +181,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 		}
 	}
 	lock.lease.begin(sent, w.ttl)
-	if len(w.keys) == 4 {
+	if len(w.keys) > fenceAt {
 		lock.fence = fence
 	}
 	return lock.lease.remaining() > 0, nil

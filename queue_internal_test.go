@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestQueuePrefix(t *testing.T) {
+func TestPrefixOf(t *testing.T) {
 	keys := map[string]bool{
 		"plain": true, "{tag}": true, "tag": true, "{tag}rest": true, "x{tag}": true,
 		"{open": true, "a{b": true, "closed}": false, "{}": false, "{}x": false, "a}{b": false,
@@ -14,12 +14,12 @@ func TestQueuePrefix(t *testing.T) {
 	}
 	seen := make(map[string]string)
 	for key, want := range keys {
-		prefix, sameSlot := queuePrefix(key)
+		prefix, sameSlot := prefixOf(key)
 		assert.Equal(t, want, sameSlot, "%q", key)
 		assert.NotContains(t, seen, prefix, "%q and %q", key, seen[prefix])
 		seen[prefix] = key
 		if sameSlot {
-			assert.Equal(t, hashTag(key), hashTag(prefix+":redislock:queue"), "%q", key)
+			assert.Equal(t, hashTag(key), hashTag(prefix+"queue"), "%q", key)
 		}
 	}
 }

@@ -262,6 +262,8 @@ func (q *quorum) check(keys []string, opt *Options) error {
 			"would be in another slot; give the key a {hash tag}", q.unmarkable(keys), opt.Token)
 	case opt.FenceKey != "":
 		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
+	case opt.several() != "":
+		return fmt.Errorf("redislock: %s with NewQuorum: majorities of different nodes could let in too many holders; use one server", opt.several())
 	case opt.MinReplicas != 0:
 		return fmt.Errorf("redislock: MinReplicas of %d with NewQuorum: the quorum takes the place of replicas", opt.MinReplicas)
 	default:
@@ -284,7 +286,7 @@ func (q *quorum) unmarkable(keys []string) string {
 		return ""
 	}
 	for _, key := range keys {
-		if _, sameSlot := queuePrefix(key); !sameSlot {
+		if _, sameSlot := prefixOf(key); !sameSlot {
 			return key
 		}
 	}

@@ -84,8 +84,8 @@ func (c *quorumClaim) nodeKeys() []string {
 		return keys
 	}
 	for _, key := range c.keys {
-		prefix, _ := queuePrefix(key)
-		keys = append(keys, prefix+":redislock:try")
+		prefix, _ := prefixOf(key)
+		keys = append(keys, prefix+"try")
 	}
 	return keys
 }
@@ -103,15 +103,25 @@ func (c *quorumClaim) noteUnsure(answers []answer) {
 // goes on in the background with nodes that do not answer, or may take the lock yet.
 func (c *quorumClaim) releaseOn(ctx context.Context, ttl time.Duration, answers []answer) {
 	q := c.quorum()
+	release := c.releasing()
 	q.askNodes(ctx, nodeWait(ttl), answers, func(ctx context.Context, i int) (int64, error) {
-		return q.nodes[i].run(ctx, releaseScript, c.keys, c.value())
+		return q.nodes[i].run(ctx, release.script, release.keys, release.args...)
 	})
 	for _, a := range answers {
 		if c.unique && (a.err != nil && !refused(a.err) || a.reply == 0 && c.unsure[a.node]) {
-			release := call{script: releaseScript, keys: c.keys, args: c.args[:]}
-			q.nodes[a.node].undo(c.Key(), newUndo(orphan, release, true))
+			u := newUndo(orphan, release, true)
+			u.renew = c.releasing
+			q.nodes[a.node].undo(c.Key(), u)
 		}
 	}
+}
+
+// releasing is the call that releases the lock on one node.
+func (c *quorumClaim) releasing() call {
+	if keep, ok := c.keeping(); ok {
+		return keep
+	}
+	return call{script: releaseScript, keys: c.keys, args: c.args[:]}
 }
 
 // abandon releases the lock if nobody else may hold it.
@@ -137,6 +147,11 @@ func (c *quorumClaim) release(ctx context.Context) (held bool, _ error) {
 	time.Sleep(c.untilHealed())
 	answers := q.allNodes()
 	c.releaseOn(ctx, undoTimeout, answers)
+	return q.released(ctx, answers)
+}
+
+// released reports whether a majority says that it had what is released.
+func (q *quorum) released(ctx context.Context, answers []answer) (held bool, _ error) {
 	if count(answers, granted) >= q.majority() {
 		return true, nil
 	}

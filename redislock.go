@@ -79,6 +79,7 @@ type RedisClient interface {
 type Client struct {
 	servers   servers // nil if there are none
 	observers []Observer
+	kind      string // of all its operations; "": that of the lock
 }
 
 // servers are what a Client's locks are on: one server, or a quorum of them.
@@ -92,6 +93,10 @@ type servers interface {
 	// bound gives a context without a deadline one after ttl, where that can end a command
 	// which Redis does not answer. Elsewhere it is enough to bound the waiting between commands.
 	bound(ctx context.Context, ttl time.Duration) (context.Context, context.CancelFunc)
+	// releaseByToken releases locks by their token, and reports whether it held them.
+	releaseByToken(ctx context.Context, keys []string, token string) (held bool, err error)
+	// holder returns the value of a lock's key; "" if it is free.
+	holder(ctx context.Context, key string) (value string, err error)
 	// identity tells the servers from others, as a key of a map.
 	identity() any
 	// together reports whether many tasks leave in one pipeline.
@@ -163,13 +168,15 @@ func (c *Client) obtainAndCount(ctx context.Context, keys []string, ttl time.Dur
 	if opt == nil {
 		opt = &noOptions
 	}
-	obtaining, observed := c.observe(ctx, Operation{Name: OpObtain, Keys: keys, TTL: ttl})
+	obtaining, observed := c.observe(ctx, Operation{Name: OpObtain, Keys: keys, Kind: kindOf(opt.limit()), TTL: ttl})
+	ttl = opt.cutTTL(ttl)
 	lock, canceled, err := c.obtain(obtaining, keys, ttl, opt, observed)
 	result := stats.obtain.count(err, canceled)
 	observed.end(result, err)
 	if err != nil {
 		return nil, nil, err
 	}
+	lock.bound(opt)
 	lock.keepBy(opt.Watchdog, ttl)
 	held := lock.observeHold(ctx, ttl)
 	if lock.keeper != nil {
@@ -186,6 +193,8 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 	if err := ctx.Err(); err != nil {
 		return nil, true, err // nothing was sent, so that there is nothing to undo
 	}
+	ctx, stop := opt.limitWait(ctx)
+	defer stop()
 	pause := newPause(ctx, ttl, opt)
 	pause.observed = observed
 	_, pause.vary = c.servers.(*quorum)
@@ -216,14 +225,8 @@ func (c *Client) obtain(ctx context.Context, keys []string, ttl time.Duration, o
 }
 
 func (c *Client) check(keys []string, ttl time.Duration, opt *Options) error {
-	if c == nil || c.servers == nil {
-		return errNoClient
-	}
-	if len(keys) == 0 {
-		return errors.New("redislock: no keys: name at least one")
-	}
-	if i := slices.Index(keys, ""); i >= 0 {
-		return fmt.Errorf("redislock: key %d of %d is empty: a lock needs a name", i+1, len(keys))
+	if err := c.checkKeys(keys); err != nil {
+		return err
 	}
 	if err := checkTTL(ttl); err != nil {
 		return err
@@ -238,6 +241,19 @@ func (c *Client) check(keys []string, ttl time.Duration, opt *Options) error {
 		keys = append(slices.Clip(keys), opt.FenceKey)
 	}
 	return c.servers.checkTags(keys)
+}
+
+func (c *Client) checkKeys(keys []string) error {
+	if c == nil || c.servers == nil {
+		return errNoClient
+	}
+	if len(keys) == 0 {
+		return errors.New("redislock: no keys: name at least one")
+	}
+	if i := slices.Index(keys, ""); i >= 0 {
+		return fmt.Errorf("redislock: key %d of %d is empty: a lock needs a name", i+1, len(keys))
+	}
+	return nil
 }
 
 func checkTTL(ttl time.Duration) error {

@@ -18,11 +18,23 @@ var (
 	obtainMultiScript = loadScript("token", "fence", "obtain_multi")
 	refreshScript     = loadScript("refresh")
 	releaseScript     = loadScript("release")
+	releaseKeepScript = loadScript("release_keep")
 	ttlScript         = loadScript("ttl")
+	holderScript      = loadScript("holder")
 
-	queueAskScript     = loadScript("token", "fence", "queue", "queue_ask")
-	queueLeaveScript   = loadScript("queue", "queue_leave")
-	queueReleaseScript = loadScript("queue", "queue_release")
+	holdersObtainScript      = loadScript("token", "holders", "holders_obtain")
+	holdersRefreshScript     = loadScript("holders", "holders_refresh")
+	holdersReleaseScript     = loadScript("holders", "holders_release")
+	holdersReleaseKeepScript = loadScript("holders", "holders_release_keep")
+	holdersTTLScript         = loadScript("holders", "holders_ttl")
+
+	queueAskScript     = loadScript("token", "fence", "holders", "queue", "queue_ask")
+	queueLeaveScript   = loadScript("holders", "queue", "queue_leave")
+	queueReleaseScript = loadScript("holders", "queue", "queue_release")
+
+	releaseByTokenScript      = loadScript("holders", "queue", "release_by_token")
+	releaseMultiByTokenScript = loadScript("release_multi_by_token")
+	inspectScript             = loadScript("holders", "inspect")
 
 	quorumObtainScript = loadScript("token", "quorum_obtain")
 	quorumUndoScript   = loadScript("quorum_undo")
@@ -56,7 +68,7 @@ type call struct {
 }
 
 // run asks Redis to run the script: by its digest, and by its source where the server does not
-// know it yet. All scripts reply with an integer.
+// know it yet. The scripts of calls reply with an integer.
 func (c call) run(ctx context.Context, s *server) (int64, error) {
 	if s.client == nil {
 		return 0, errNoClient

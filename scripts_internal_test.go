@@ -130,7 +130,7 @@ func TestQueueAsk_free(t *testing.T) {
 			q := newQueueTest(t)
 			if queued {
 				_, _ = q.ZAdd(queueTestQueue, 1, "dead")
-				q.HSet(queueTestWaiters, "dead", "1 60000 dead:1:bG9jaw ")
+				q.HSet(queueTestWaiters, "dead", "1 60000 dead:1:bG9jaw 1 4 ")
 			}
 			reply := q.ask(test.ask)
 			assert.Equal(t, "me", q.holder())
@@ -177,7 +177,7 @@ func TestQueueAsk_mine(t *testing.T) {
 	require.NoError(t, q.Set("key", "me"))
 	_, _ = q.ZAdd(queueTestQueue, 1, "me")
 	_, _ = q.ZAdd(queueTestQueue, 2, "you")
-	q.HSet(queueTestWaiters, "me", "1 60000 me:1:bG9jaw ", "you", "1 60000 you:1:bG9jaw ")
+	q.HSet(queueTestWaiters, "me", "1 60000 me:1:bG9jaw 1 4 ", "you", "1 60000 you:1:bG9jaw 1 4 ")
 	assert.EqualValues(t, 1, q.ask(scriptAsk{value: "me", waited: time.Second, channel: "pnobody"}))
 	assert.Equal(t, []string{"you"}, q.waiting())
 	assert.NotContains(t, q.entries(), "me")
@@ -197,7 +197,7 @@ func TestQueueAsk_taken(t *testing.T) {
 	now := float64(q.now.UnixMicro())
 	assert.EqualValues(t, -5000, q.ask(scriptAsk{value: "first"}))
 	assert.Equal(t, now, score("first"))
-	assert.Equal(t, map[string]string{"first": fmt.Sprint(q.now.UnixMicro()+3_000_000, " 60000 first:1:bG9jaw ")}, q.entries())
+	assert.Equal(t, map[string]string{"first": fmt.Sprint(q.now.UnixMicro()+3_000_000, " 60000 first:1:bG9jaw 1 5 ")}, q.entries())
 	assert.Equal(t, 13*time.Second, q.TTL(queueTestQueue))
 	assert.Equal(t, 13*time.Second, q.TTL(queueTestWaiters))
 	assert.EqualValues(t, -5000, q.ask(scriptAsk{value: "second"}))
@@ -212,7 +212,7 @@ func TestQueueAsk_taken(t *testing.T) {
 	assert.Equal(t, []string{"came before", "first", "second", "third"}, q.waiting())
 
 	assert.EqualValues(t, -5000-unheard, q.ask(scriptAsk{value: "unheard", channel: "pnobody", waited: time.Second}))
-	assert.Equal(t, fmt.Sprint(q.now.Add(-time.Hour).UnixMicro()+3_000_000, " 60000 unheard:1:bG9jaw "), q.entries()["unheard"])
+	assert.Equal(t, fmt.Sprint(q.now.Add(-time.Hour).UnixMicro()+3_000_000, " 60000 unheard:1:bG9jaw 1 7 "), q.entries()["unheard"])
 	q.SetTTL("key", 2*time.Hour)
 	assert.EqualValues(t, -3600000, q.ask(scriptAsk{value: "first", waited: time.Second}))
 	require.NoError(t, q.Set("key", "holder")) // somebody made it persist
@@ -228,15 +228,15 @@ func TestQueueRelease(t *testing.T) {
 		_, _ = q.ZAdd(queueTestQueue, float64(i+1), value)
 	}
 	alive := q.now.UnixMicro()
-	q.HSet(queueTestWaiters, "dead", fmt.Sprint(alive-1, " 60000 dead:1:bG9jaw "),
-		"next", fmt.Sprint(alive, " 7000 next:1:bG9jaw "), "last", fmt.Sprint(alive, " 60000 last:1:bG9jaw "))
+	q.HSet(queueTestWaiters, "dead", fmt.Sprint(alive-1, " 60000 dead:1:bG9jaw 1 4 "),
+		"next", fmt.Sprint(alive, " 7000 next:1:bG9jaw 1 4 "), "last", fmt.Sprint(alive, " 60000 last:1:bG9jaw 1 4 "))
 	assert.EqualValues(t, 0, q.run(queueReleaseScript, queueKeys("key"), "another"))
 	assert.Equal(t, "holder", q.holder())
 	assert.EqualValues(t, 1, q.run(queueReleaseScript, queueKeys("key"), "holder"))
 	assert.Equal(t, "next", q.holder())
 	assert.Equal(t, 7*time.Second, q.TTL("key"))
 	assert.Equal(t, []string{"last"}, q.waiting())
-	assert.Equal(t, map[string]string{"": "next:1:bG9jaw next", "last": fmt.Sprint(alive, " 60000 last:1:bG9jaw ")}, q.entries())
+	assert.Equal(t, map[string]string{"": "next:1:bG9jaw next", "last": fmt.Sprint(alive, " 60000 last:1:bG9jaw 1 4 ")}, q.entries())
 	assert.EqualValues(t, 1, q.run(queueReleaseScript, queueKeys("key"), "next"))
 	assert.EqualValues(t, 1, q.run(queueReleaseScript, queueKeys("key"), "last"))
 	assert.Empty(t, q.Keys())
@@ -253,10 +253,10 @@ func TestQueueLeave(t *testing.T) {
 		unique              int
 		passedOn, waits     bool
 	}{
-		"waits":                          {"holder", "1 60000 id:1:bG9jaw ", "", 1, false, false},
-		"waits, with a custom token":     {"holder", "1 60000 id:1:bG9jaw ", "", 0, false, false},
-		"another call waits by it":       {"holder", "1 60000 other:1:bG9jaw ", "", 0, false, true},
-		"another's, by a name like that": {"holder", "1 60000 xid:1:bG9jaw ", "", 0, false, true},
+		"waits":                          {"holder", "1 60000 id:1:bG9jaw 1 4 ", "", 1, false, false},
+		"waits, with a custom token":     {"holder", "1 60000 id:1:bG9jaw 1 4 ", "", 0, false, false},
+		"another call waits by it":       {"holder", "1 60000 other:1:bG9jaw 1 4 ", "", 0, false, true},
+		"another's, by a name like that": {"holder", "1 60000 xid:1:bG9jaw 1 4 ", "", 0, false, true},
 		"has the lock":                   {"me", "", "", 1, true, false},
 		"was handed the lock":            {"me", "", "id:1:bG9jaw me", 0, true, false},
 		"another call was handed it":     {"me", "", "other:1:bG9jaw me", 0, false, false},

@@ -14,6 +14,7 @@ import (
 type singleClaim struct {
 	Lock
 	waiter      *waiter // nil without FairQueue
+	limit       int32   // of holders
 	minReplicas int16   // that have to confirm what sets the TTL
 
 	// repeated is whether the command that took the lock may have been sent more than once, and
@@ -28,13 +29,19 @@ func (s *server) newLock(c *Client, keys []string, opt *Options) *Lock {
 func (s *server) newClaim(c *Client, keys []string, opt *Options) *singleClaim {
 	claim := &singleClaim{}
 	claim.init(c, claim, keys, opt)
+	claim.limit = opt.limit()
 	claim.minReplicas = int16(min(opt.MinReplicas, math.MaxInt16))
 	return claim
 }
 
 func (c *singleClaim) server() *server { return c.servers.(*server) }
 
-func (s *server) check(_ []string, opt *Options) error {
+func (s *server) check(keys []string, opt *Options) error {
+	if what := opt.several(); what != "" {
+		if err := s.checkBeside(keys[0], what); err != nil {
+			return err
+		}
+	}
 	if opt.MinReplicas > 0 && !s.own {
 		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT have to share a connection, "+
 			"for which only go-redis' own clients are known; give New one of them", opt.MinReplicas, s.client)
@@ -70,6 +77,9 @@ func (c *singleClaim) take(ctx context.Context, ttl time.Duration, opt *Options,
 // ask asks Redis for the lock and reports whether it is held now.
 func (c *singleClaim) ask(ctx context.Context, ttl time.Duration, opt *Options, again bool) (held bool, _ error) {
 	c.lease.begin(sinceEpoch(), ttl)
+	if c.severalHolders() {
+		return c.join(ctx, ttl, opt)
+	}
 	fenced := opt.FenceKey != ""
 	if len(c.keys) == 1 && !fenced {
 		if !again && c.server().own && c.minReplicas == 0 {
@@ -111,7 +121,11 @@ func (c *singleClaim) laneKey() laneKey { return c.server().laneKey(c.Key(), c.m
 func (c *singleClaim) everywhere() bool { return true }
 
 func (c *singleClaim) refreshCall(ttl time.Duration, shorten bool) call {
-	return c.setting(ttl, refreshScript, c.keys, c.refreshArgs(shorten, ttl)...)
+	args := c.refreshArgs(shorten, ttl)
+	if c.severalHolders() {
+		return c.setting(ttl, holdersRefreshScript, holdersKeys(c.keys[0]), append(args, c.limit)...)
+	}
+	return c.setting(ttl, refreshScript, c.keys, args...)
 }
 
 // setting is a call that sets the lock's TTL, to be confirmed by as many replicas as its holder
@@ -121,6 +135,9 @@ func (c *singleClaim) setting(ttl time.Duration, script *redis.Script, keys []st
 }
 
 func (c *singleClaim) ttl(ctx context.Context) (int64, error) {
+	if c.severalHolders() {
+		return call{script: holdersTTLScript, keys: holdersKeys(c.keys[0]), args: c.holderArgs()}.run(ctx, c.server())
+	}
 	return call{script: ttlScript, keys: c.keys, args: c.args[:]}.run(ctx, c.server())
 }
 
@@ -129,18 +146,32 @@ func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
 	if c.waiter != nil {
 		c.waiter.released()
 	}
-	if err == nil && c.repeated || err != nil && ctx.Err() != nil {
-		c.releaseOrphan() // nobody waits for it any more
+	switch _, keeps := c.keeping(); {
+	case err == nil && c.repeated:
+		c.releaseOrphan()
+	case err != nil && (keeps || ctx.Err() != nil):
+		c.releaseOrphan() // nobody waits for it any more, or its TTL may be over before it may be another's
 	}
 	return reply == 1, err
 }
 
 // releasing is the call that releases the lock.
 func (c *singleClaim) releasing() call {
-	if c.waiter != nil {
-		return call{script: queueReleaseScript, keys: c.waiter.keys[:3], args: c.args[:]}
+	if keep, ok := c.keeping(); ok {
+		// In a queue too: whoever is first in it asks when the time is over.
+		if c.severalHolders() {
+			keep.script, keep.keys, keep.args = holdersReleaseKeepScript, holdersKeys(c.keys[0]), append(keep.args, c.limit)
+		}
+		return keep
 	}
-	return call{script: releaseScript, keys: c.keys, args: c.args[:]}
+	switch {
+	case c.waiter != nil:
+		return call{script: queueReleaseScript, keys: c.waiter.keys[:fenceAt], args: c.holderArgs()}
+	case c.severalHolders():
+		return call{script: holdersReleaseScript, keys: holdersKeys(c.keys[0]), args: c.holderArgs()}
+	default:
+		return call{script: releaseScript, keys: c.keys, args: c.args[:]}
+	}
 }
 
 func (c *singleClaim) forget() {
@@ -155,6 +186,7 @@ func (c *singleClaim) abandon(time.Duration) { c.releaseOrphan() }
 // token. The channel that it returns is closed after the first attempt.
 func (c *singleClaim) releaseOrphan() (tried <-chan struct{}) {
 	u := newUndo(orphan, c.releasing(), true)
+	u.renew = c.releasing
 	if !c.unique {
 		close(u.tried)
 		return u.tried

@@ -71,8 +71,7 @@ func subscribeLocked(w *waiter) {
 		}
 		prefix := "redislock:"
 		if key != "" {
-			prefix, _ = queuePrefix(key)
-			prefix += ":redislock:"
+			prefix, _ = prefixOf(key)
 		}
 		s = &subscription{
 			background: w.background,
@@ -320,14 +319,16 @@ var (
 // server had seen by then. A message may be late: after a pause of this process the lock
 // that it is about may be gone, and the waiter be in the queue again. The key is the one
 // that this process knows the lock by; a client may have changed it on its way to the server.
-func ticket(id string, sent time.Duration, key string) string {
-	return id + ":" + strconv.FormatInt(int64(sent), 10) + ":" + base64.RawURLEncoding.EncodeToString([]byte(key))
+func ticket(id string, sent time.Duration, limit int32, key string) string {
+	return id + ":" + strconv.FormatInt(int64(sent), 10) + ":" + strconv.Itoa(int(limit)) + ":" +
+		base64.RawURLEncoding.EncodeToString([]byte(key))
 }
 
 // A handover is a message from queue.lua.
 type handover struct {
 	id    string
 	sent  time.Duration
+	limit int32
 	key   string
 	value string
 }
@@ -335,26 +336,32 @@ type handover struct {
 func parseHandover(message string) (h handover, ok bool) {
 	id, rest, ok1 := strings.Cut(message, ":")
 	sent, rest, ok2 := strings.Cut(rest, ":")
-	encoded, value, ok3 := strings.Cut(rest, " ")
+	limit, rest, ok3 := strings.Cut(rest, ":")
+	encoded, value, ok4 := strings.Cut(rest, " ")
 	moment, err1 := strconv.ParseInt(sent, 10, 64)
-	key, err2 := base64.RawURLEncoding.DecodeString(encoded)
-	if !ok1 || !ok2 || !ok3 || errors.Join(err1, err2) != nil || len(key) == 0 {
+	most, err2 := strconv.ParseInt(limit, 10, 32)
+	key, err3 := base64.RawURLEncoding.DecodeString(encoded)
+	if !ok1 || !ok2 || !ok3 || !ok4 || errors.Join(err1, err2, err3) != nil || len(key) == 0 {
 		return handover{}, false
 	}
-	return handover{id: id, sent: time.Duration(moment), key: string(key), value: value}, true
+	return handover{id: id, sent: time.Duration(moment), limit: int32(most), key: string(key), value: value}, true
 }
 
 // leaving is the call that takes another out of the queue: the one by that identifier. If it
-// has been handed the lock, that is passed on. unique is as a lock's.
-func leaving(keys []string, value any, id string, unique bool) call {
+// has been handed the lock, that is passed on. unique is as a lock's, limit as a claim's.
+func leaving(keys []string, value any, id string, unique bool, limit int32) call {
 	alone := 0
 	if unique {
 		alone = 1
 	}
-	return call{script: queueLeaveScript, keys: keys, args: []any{value, id, alone}}
+	args := []any{value, id, alone}
+	if limit != exclusiveLimit {
+		args = append(args, limit)
+	}
+	return call{script: queueLeaveScript, keys: keys, args: args}
 }
 
 // passOn takes the call out of the queue that the handover is for, and that is not there any more.
 func (h handover) passOn(s *server) {
-	s.undo(h.key, newUndo(leave, leaving(queueKeys(h.key), h.value, h.id, false), false))
+	s.undo(h.key, newUndo(leave, leaving(queueKeys(h.key), h.value, h.id, false, h.limit), false))
 }

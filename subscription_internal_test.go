@@ -276,7 +276,7 @@ func FuzzParseHandover(f *testing.F) {
 		if !ok {
 			return
 		}
-		again, ok := parseHandover(ticket(h.id, h.sent, h.key) + " " + h.value)
+		again, ok := parseHandover(ticket(h.id, h.sent, h.limit, h.key) + " " + h.value)
 		assert.True(t, ok)
 		assert.Equal(t, h, again)
 		assert.True(t, strings.HasSuffix(message, " "+h.value))
@@ -284,9 +284,9 @@ func FuzzParseHandover(f *testing.F) {
 }
 
 func TestParseHandover(t *testing.T) {
-	h, ok := parseHandover(ticket("process.7", -time.Second, "a: {") + " value 1")
+	h, ok := parseHandover(ticket("process.7", -time.Second, exclusiveLimit, "a: {") + " value 1")
 	assert.True(t, ok)
-	assert.Equal(t, handover{id: "process.7", sent: -time.Second, key: "a: {", value: "value 1"}, h)
+	assert.Equal(t, handover{id: "process.7", sent: -time.Second, limit: exclusiveLimit, key: "a: {", value: "value 1"}, h)
 }
 
 // unusedSubscription returns a subscription without a subscription.
@@ -466,7 +466,7 @@ func TestSubscription_unheardAgain(t *testing.T) {
 		w := waiterOf(&answering{})
 		defer w.giveUp()
 		s.addLocked(w)
-		s.deliver(ticket(w.id, sinceEpoch(), "key") + " " + w.lock.text())
+		s.deliver(ticket(w.id, sinceEpoch(), exclusiveLimit, "key") + " " + w.lock.text())
 		assert.Len(t, w.grants, 1)
 		start, renewed = time.Now(), nil
 		s.confirmed = true
@@ -520,8 +520,8 @@ func TestSubscription_deliversNothing(t *testing.T) {
 	s.server = w.lock.server()
 	s.addLocked(w)
 	s.deliver("garbage")
-	s.deliver(ticket(w.id, sinceEpoch()+time.Hour, "key") + " " + w.lock.text())
-	s.deliver(ticket("unknown", sinceEpoch()+time.Hour, "key") + " value")
+	s.deliver(ticket(w.id, sinceEpoch()+time.Hour, exclusiveLimit, "key") + " " + w.lock.text())
+	s.deliver(ticket("unknown", sinceEpoch()+time.Hour, exclusiveLimit, "key") + " value")
 	assert.Empty(t, w.grants)
 	assert.Zero(t, Tasks(server))
 	assert.Empty(t, server.made())
@@ -595,7 +595,7 @@ func (n *noting) EvalSha(_ context.Context, _ string, _ []string, args ...any) *
 func TestHandover_passOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &noting{}
-		handover{id: "id", key: "key", value: "value"}.passOn(newServer(client))
+		handover{id: "id", limit: exclusiveLimit, key: "key", value: "value"}.passOn(newServer(client))
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		assert.Equal(t, [][]any{{"value", "id", 0}}, client.args)

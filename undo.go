@@ -31,6 +31,7 @@ const (
 type undo struct {
 	task
 	call   call
+	renew  func() call // makes the call of the next attempt; nil: it stays the same
 	of     undoKind
 	repeat bool          // though it was answered
 	tried  chan struct{} // closed after the first attempt
@@ -89,6 +90,9 @@ func (u *undo) begin() (call, bool) {
 	if now >= u.deadline+maxPatience*undoPatience { // the last attempts are neither answered nor given up
 		u.finishLocked()
 		return call{}, false
+	}
+	if u.renew != nil {
+		u.call = u.renew()
 	}
 	u.call.sent = now
 	return u.call, true

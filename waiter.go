@@ -23,6 +23,8 @@ const (
 	askPatience = 10 * time.Second
 	// unheard is what a reply is less if nobody listens to the waiter's channel.
 	unheard = 1e15
+	// otherKindWaits is the reply if the lock is held by the other kind of several holders.
+	otherKindWaits = -2e15
 )
 
 // A waiter is a caller that wants a lock in its turn.
@@ -78,6 +80,14 @@ func newWaiter(lock *singleClaim, ttl time.Duration, opt *Options) *waiter {
 		w.keys = append(w.keys, opt.FenceKey)
 	}
 	return w
+}
+
+// readReply returns the error that the reply to an ask stands for, or the one there was.
+func (w *waiter) readReply(reply int64, err error) error {
+	if err == nil && reply == otherKindWaits {
+		return w.lock.otherKind()
+	}
+	return err
 }
 
 // waitLocked takes in a reply that says to wait, with its background locked.
@@ -178,7 +188,7 @@ func (w *waiter) leaveLocked(lane *lane) (tried <-chan struct{}) {
 	if w.lane != nil {
 		most = math.MaxInt // it was queued, and others would wait for it
 	}
-	call := leaving(w.keys[:3], w.lock.value(), w.id, w.lock.unique)
+	call := leaving(w.keys[:fenceAt], w.lock.value(), w.id, w.lock.unique, w.lock.limit)
 	return newUndo(leave, call, w.strayUntil != 0).startLocked(lane, most)
 }
 
@@ -218,15 +228,14 @@ func (w *waiter) askCallLocked() call {
 	if w.state == asking {
 		waited = 0
 	}
-	return call{
-		script: queueAskScript,
-		keys:   w.keys,
-		args: []any{
-			w.lock.value(), w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
-			waited.Microseconds(), ticket(w.id, now, w.keys[0]), channel,
-		},
-		sent: now,
+	args := []any{
+		w.lock.value(), w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
+		waited.Microseconds(), ticket(w.id, now, w.lock.limit, w.keys[0]), channel,
 	}
+	if w.lock.severalHolders() {
+		args = append(args, w.lock.limit)
+	}
+	return call{script: queueAskScript, keys: w.keys, args: args, sent: now}
 }
 
 func (w *waiter) begin() (call, bool) {
@@ -239,6 +248,7 @@ func (w *waiter) begin() (call, bool) {
 }
 
 func (w *waiter) end(call call, reply int64, err error) {
+	err = w.readReply(reply, err)
 	w.mu.Lock()
 	defer w.unlock()
 	w.noteStrayLocked(call.sent, err)

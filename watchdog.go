@@ -162,19 +162,20 @@ func (t *refresher) remove() {
 }
 
 func (t *refresher) begin() (call, bool) {
-	sent, ok := t.lock.lease.beginRefresh(t.ttl)
+	sent, ttl, ok := t.lock.lease.beginRefresh(t.ttl)
 	if !ok {
+		t.lock.loseIfOverdue()
 		t.remove()
 		return call{}, false
 	}
 	stats.watchdogTick.Add(1)
-	call := t.lock.claim.refreshing(t.ttl)
+	call := t.lock.claim.refreshing(ttl)
 	call.sent = sent
 	return call, true
 }
 
 func (t *refresher) end(call call, reply int64, err error) {
-	err = t.lock.extended(call.sent, t.ttl, reply == 1, err)
+	err = t.lock.extended(call.sent, call.ttl, reply == 1, err)
 	stats.refresh.count(err, false)
 	if err != nil && err != ErrNotObtained {
 		t.lock.log().Warn("redislock: lock could not be refreshed", "keys", t.lock.keys,

@@ -186,6 +186,23 @@ func TestHTTPHandler(t *testing.T) {
 	})
 }
 
+func TestSemaphore(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, args ...string) {
+		story := tell(t, "semaphore", args...)
+		assert.Len(t, story, 13)
+		requireLines(t, story, "12 documents from 3 processes; never more than 3 calls")
+	})
+}
+
+func TestCache(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, args ...string) {
+		requireLines(t, tell(t, "cache", args...),
+			"Edition 1 is complete", "Edition 2 is being built", "Edition 2 is complete", "times the catalogue was read, up to [1-4] at a time")
+	})
+}
+
 func TestQuorum(t *testing.T) {
 	t.Parallel()
 	t.Run("embedded", func(t *testing.T) {
@@ -247,7 +264,7 @@ func TestCluster(t *testing.T) {
 // If the server is down, the example says so and exits with a code other than 0.
 func TestAway(t *testing.T) {
 	t.Parallel()
-	for _, example := range []string{"quickstart", "leader", "httphandler", "quorum", "cluster"} {
+	for _, example := range []string{"quickstart", "leader", "httphandler", "semaphore", "cache", "quorum", "cluster"} {
 		t.Run(example, func(t *testing.T) {
 			t.Parallel()
 			addrs := "127.0.0.1:1"

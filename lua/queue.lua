@@ -1,25 +1,17 @@
--- What the scripts of the queue have in common: each of them has this in front.
+-- What the scripts of the queue have in common: each of them has this in front, and holders.lua
+-- before it.
 --
--- KEYS[1]  the lock's key
--- KEYS[2]  the queue, a sorted set: value of a waiter -> since when it waits, in
+-- KEYS[1], KEYS[2]  the lock's key, and that of its holders if there may be several
+-- KEYS[3]  the queue, a sorted set: value of a waiter -> since when it waits, in
 --          microseconds of the server's clock
--- KEYS[3]  the waiters, a hash: value of a waiter -> "alive until, in microseconds
---          of the server's clock; TTL in milliseconds; ticket; channel". The
---          field '' is "ticket value" of the waiter that the lock was handed to last,
---          for as long as it may not know yet.
+-- KEYS[4]  the waiters, a hash: value of a waiter -> "alive until, in microseconds of the server's
+--          clock; TTL in milliseconds; ticket; limit; length of the token, negative if it was
+--          generated; channel". The limit is 1 for an exclusive lock, 0 for a shared one. The
+--          field '' is "ticket value" of the waiter that the lock was handed to last, for as long
+--          as it may not know yet.
 --
 -- A ticket names a call: its identifier, up to a colon, is unlike that of any other. Calls
 -- with the same custom token have the same value, and share one place in the queue.
-
-local function time()
-	local now = redis.call('time')
-	return now[1] * 1000000 + now[2]
-end
-
--- Not in the notation that numbers of this size are converted to by default.
-local function digits(number)
-	return string.format('%.0f', number)
-end
 
 -- How many listen to a channel, by this server. A channel's first letter tells sharded
 -- ones from plain ones. An error, for want of a permission, is a table.
@@ -29,51 +21,95 @@ local function listeners(channel)
 	return counts[2] or counts
 end
 
--- Tells a waiter that the lock is its own now, and reports whether that can be. That
--- nobody listens means that the waiter's process is gone, or is reconnecting. Then
--- nothing must be sent: a subscriber at a replica would receive it uncounted, and
--- believe it while the next has the lock. An error, for want of a permission, must not
+-- Tells a waiter that it holds the lock now. An error, for want of a permission, must not
 -- keep a holder from releasing: the waiter will ask again.
 local function tell(value, ticket, channel)
-	if listeners(channel) == 0 then
-		return false
-	end
 	local publish = string.sub(channel, 1, 1) == 's' and 'spublish' or 'publish'
 	redis.pcall(publish, string.sub(channel, 2), ticket .. ' ' .. value)
-	return true
 end
 
--- Gives the lock to the first waiter that is alive, and returns its value; nil if
--- there is none: then the caller has to delete or to set the lock's key. The waiter
--- that is named as asking gets no message.
---
--- The message goes out after the key is set. The first write is one that needs no
--- memory: the server does not refuse those after it for want of memory any more.
-local function hand_over(asking)
-	while true do
-		local value = redis.call('zpopmin', KEYS[2])[1]
-		if not value then
-			return nil
-		end
-		local waiter = redis.call('hget', KEYS[3], value)
-		local alive, ttl, ticket, channel = string.match(waiter or '', '^(%d+) (%d+) (%S+) (.*)$')
-		local served = false
-		if alive and tonumber(alive) >= time() then
-			redis.call('set', KEYS[1], value, 'px', ttl)
-			-- Before its entry goes: a hash that becomes empty loses its TTL.
-			redis.call('hset', KEYS[3], '', ticket .. ' ' .. value)
-			served = value == asking or channel == '' or tell(value, ticket, channel)
-		end
-		redis.call('hdel', KEYS[3], value)
-		if served then
-			return value
+-- What marks a holder by a custom token as let in by the queue, for the call of that identifier,
+-- which may not know yet. It has the holder's score, but negative.
+local function mark(id, value)
+	return id .. ' ' .. value
+end
+
+-- Removes all marks of a value: one of its calls may know by now.
+local function unmark(value)
+	for _, found in ipairs(redis.call('zrangebyscore', KEYS[2], '-inf', '(0')) do
+		if string.match(found, '^%S+ (.*)$') == value then
+			redis.call('zrem', KEYS[2], found)
 		end
 	end
 end
 
--- Hands the lock to the next, or leaves it free.
-local function pass_on()
-	if not hand_over() then
-		redis.call('del', KEYS[1], KEYS[3])
+-- Whether one more with that limit can join those who hold the lock.
+local function room(limit, holders, shared)
+	return shared == (limit == '0') and (shared or holders < tonumber(limit))
+end
+
+-- Lets in waiters, the first ones first, for as long as there is room for the next. free is whether
+-- nobody holds the lock, whatever its key has. The waiter that is named as asking gets no message.
+-- Returns whether the lock is free still, so that the caller has to delete it, and whether the one
+-- who asks holds it.
+--
+-- That nobody listens means that the waiter's process is gone, or is reconnecting: it is passed
+-- over. Nothing must be sent to it: a subscriber at a replica would receive it uncounted, and
+-- believe it while the next has the lock.
+--
+-- The first write is one that needs no memory: the server does not refuse those after it for
+-- want of memory any more. Messages go out after the key is set.
+local function let_in(free, asking)
+	local holders, shared, entered = 0, false, false
+	if not free then
+		holders, shared = count()
+	end
+	while true do
+		local value = free and redis.call('zpopmin', KEYS[3])[1] or not free and redis.call('zrange', KEYS[3], 0, 0)[1]
+		if not value then
+			return free, entered
+		end
+		local waiter = redis.call('hget', KEYS[4], value)
+		local alive, ttl, ticket, limit, length, channel =
+			string.match(waiter or '', '^(%d+) (%d+) (%S+) (%d+) (-?%d+) (.*)$')
+		if alive and tonumber(alive) >= now and (value == asking or channel == '' or listeners(channel) ~= 0) then
+			if not free and not room(limit, holders, shared) then
+				return false, entered
+			end
+			if limit == '1' then
+				redis.call('set', KEYS[1], value, 'px', ttl)
+				-- Before the entry goes: a hash that becomes empty loses its TTL.
+				redis.call('hset', KEYS[4], '', ticket .. ' ' .. value)
+			else
+				redis.call('zrem', KEYS[3], value)
+				local before = own(value, limit, tonumber(length))
+				local ends = now + ttl * 1000
+				hold(value, limit, before, ends, free)
+				if tonumber(length) > 0 then
+					unmark(value)
+					redis.call('zadd', KEYS[2], digits(-ends), mark(string.match(ticket, '^[^:]*'), value))
+				end
+				holders, shared, free = holders + (before and 0 or 1), limit == '0', false
+			end
+			if value == asking then
+				entered = true
+			elseif channel ~= '' then
+				tell(value, ticket, channel)
+			end
+			redis.call('hdel', KEYS[4], value)
+			if limit == '1' then
+				return false, entered
+			end
+		else
+			redis.call('zrem', KEYS[3], value)
+			redis.call('hdel', KEYS[4], value)
+		end
+	end
+end
+
+-- Lets in whom there is room for. If nobody holds the lock then, nothing is left of it.
+local function move_on(free)
+	if let_in(free) then
+		redis.call('del', KEYS[1], KEYS[2], KEYS[4])
 	end
 end

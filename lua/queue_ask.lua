@@ -1,18 +1,22 @@
 -- Takes the lock if it is this waiter's turn, else queues it, or keeps it queued.
 --
--- KEYS     the three of queue.lua; then the fencing counter's key, if there is one
+-- KEYS     the four of queue.lua; then the fencing counter's key, if there is one
 -- ARGV     the three of token.lua
 -- ARGV[4]  for how long the waiter is alive if it does not ask again, in milliseconds
 -- ARGV[5]  for how long it has been waiting, in microseconds; 0 if it asks first
 -- ARGV[6]  the ticket: what a message to the waiter begins with, without a space
 -- ARGV[7]  the channel to tell the waiter by, after a letter: p, or s if it is a
 --          sharded one; '' if there is none
+-- ARGV[8]  the limit, if the lock may have several holders; 0 for a shared lock
 --
 -- Reply: the fencing token, or 1 without a counter, if the lock is held by the
--- token now. Else, negative or 0, how many milliseconds the holder's TTL has left,
--- at most an hour, less 1e15 if nobody listens to the channel at this server.
+-- token now. Else, negative or 0, for how many milliseconds there is no room unless a holder
+-- releases, at most an hour, less 1e15 if nobody listens to the channel at this server; or -2e15
+-- if the lock is held by the other kind of several holders: shared ones or limited ones. Then
+-- nothing was changed.
 
-local waited, ticket, channel = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local waited, ticket, channel, limit = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8] or '1'
+local several = limit ~= '1'
 
 -- A waiter that asks for the first time waits for the reply, and so does one that
 -- has no channel. Any other may have been served, or have gone, while this command
@@ -20,37 +24,57 @@ local waited, ticket, channel = tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local told_by_reply = waited == 0 or channel == ''
 
 -- An unusable counter is found out before anything is taken.
-if KEYS[4] then
-	redis.call('incrby', KEYS[4], 0)
+if KEYS[5] then
+	redis.call('incrby', KEYS[5], 0)
 end
 
 local function number(new)
-	return KEYS[4] and fence(KEYS[4], new) or 1
+	return KEYS[5] and fence(KEYS[5], new) or 1
 end
 
-if told_by_reply and redis.call('exists', KEYS[1], KEYS[2], KEYS[3]) == 0 then
+if not several and told_by_reply and redis.call('exists', KEYS[1], KEYS[3], KEYS[4]) == 0 then
 	redis.call('set', KEYS[1], value, 'px', ttl)
 	return number(1)
 end
 
-local holder = redis.call('get', KEYS[1])
-if holder and mine(holder) then
-	-- Handed over, and the message is under way or lost; or held before.
-	redis.call('zrem', KEYS[2], value)
-	redis.call('hdel', KEYS[3], value)
+local key = redis.call('get', KEYS[1])
+-- Handed over, and the message is under way or lost; or held before. If this is late, the holder
+-- may have refreshed the lock for longer since.
+local late = waited > 0 or generated
+if key and key ~= '' and not several and mine(key) then
+	redis.call('zrem', KEYS[3], value)
+	redis.call('hdel', KEYS[4], value)
 	local new = 0
-	local told = string.match(redis.call('hget', KEYS[3], '') or '', '^%S+ (.*)$')
+	local told = string.match(redis.call('hget', KEYS[4], '') or '', '^%S+ (.*)$')
 	if told and mine(told) then
-		redis.call('hdel', KEYS[3], '')
+		redis.call('hdel', KEYS[4], '')
 		new = 1
 	end
-	local left = ttl
-	if waited > 0 or generated then
-		-- This may be late, and the holder have refreshed the lock for longer since.
-		left = math.max(left, redis.call('pttl', KEYS[1]))
-	end
+	local left = late and math.max(ttl, redis.call('pttl', KEYS[1])) or ttl
 	redis.call('set', KEYS[1], value, 'px', digits(left))
 	return number(new)
+end
+local holders, shared = 0, false
+if key == '' then
+	holders, shared = count()
+end
+local free = not key or key == '' and holders == 0
+if several and holders > 0 then
+	if shared ~= (limit == '0') then
+		return -2e15
+	end
+	local holder, ends = own(value, limit, tonumber(ARGV[3]))
+	if holder then
+		redis.call('zrem', KEYS[3], value)
+		redis.call('hdel', KEYS[4], value)
+		unmark(value)
+		hold(value, limit, holder, math.max(now + ttl * 1000, late and ends or 0), false)
+		return number(1)
+	end
+end
+if several and told_by_reply and (free or room(limit, holders, shared)) and redis.call('exists', KEYS[3]) == 0 then
+	hold(value, limit, nil, now + ttl * 1000, free)
+	return number(1)
 end
 
 -- Such a waiter is not passed over: it asks soon.
@@ -59,34 +83,46 @@ if unheard then
 	channel = ''
 end
 
-local now = time()
-if not redis.call('zscore', KEYS[2], value) then
+if not redis.call('zscore', KEYS[3], value) then
 	local since = now - waited
 	if waited == 0 then
 		-- Behind all others also if the clock was set back.
-		local last = redis.call('zrevrange', KEYS[2], 0, 0, 'withscores')[2]
+		local last = redis.call('zrevrange', KEYS[3], 0, 0, 'withscores')[2]
 		since = math.max(since, tonumber(last or 0) + 1)
 	end
-	redis.call('zadd', KEYS[2], digits(since), value)
+	redis.call('zadd', KEYS[3], digits(since), value)
 end
-redis.call('hset', KEYS[3], value, digits(now + ARGV[4] * 1000) .. ' ' .. ARGV[2] .. ' ' .. ticket .. ' ' .. channel)
+local alive = digits(now + ARGV[4] * 1000)
+redis.call('hset', KEYS[4], value, table.concat({alive, ARGV[2], ticket, limit, ARGV[3], channel}, ' '))
 -- Without a waiter for that long they go away by themselves.
 local unused = digits(ARGV[4] + 10000)
-redis.call('pexpire', KEYS[2], unused)
 redis.call('pexpire', KEYS[3], unused)
+redis.call('pexpire', KEYS[4], unused)
 
-if not holder then
-	local served = hand_over(told_by_reply and value)
-	if not served then
-		-- Nobody listens. Nor does this waiter, but it asks.
-		redis.call('set', KEYS[1], value, 'px', ttl)
-	end
-	if not served or told_by_reply and served == value then
-		redis.call('hdel', KEYS[3], '')
+if free or key == '' then
+	local _, entered = let_in(free, told_by_reply and value)
+	if entered then
+		redis.call('hdel', KEYS[4], '')
+		if several then
+			unmark(value)
+		end
 		return number(1)
 	end
+	if redis.call('get', KEYS[1]) == '' then
+		holders = count()
+	else
+		holders = 0
+	end
 end
-local left = redis.call('pttl', KEYS[1])
+local left
+if holders == 0 then
+	left = redis.call('pttl', KEYS[1])
+else
+	-- So many will have expired that there is room for one.
+	local before = math.max(0, holders - math.max(tonumber(limit), 1))
+	local ends = redis.call('zrangebyscore', KEYS[2], '(' .. digits(now), '+inf', 'withscores', 'limit', before, 1)[2]
+	left = math.ceil((ends - now) / 1000)
+end
 local hour = 3600000
 if left < 0 or left > hour then
 	left = hour -- a waiter asks much sooner anyway

@@ -1,10 +1,11 @@
 -- Takes a call out of the queue. If it has been handed the lock, passes that on.
 --
--- KEYS     the three of queue.lua
+-- KEYS     the four of queue.lua
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the identifier of the call
 -- ARGV[3]  1 if no other call has this value; else 0: others may be in the queue by
 --          it, or hold the lock, and keep what they have
+-- ARGV[4]  the limit, if the lock may have several holders; 0 for a shared lock
 --
 -- Reply: 1 if the lock was passed on, else 0.
 
@@ -15,17 +16,25 @@ local function names(entry, before)
 	return entry and string.match(entry, before .. '([^:]*):') == id
 end
 
-if unique or names(redis.call('hget', KEYS[3], value), '^%d+ %d+ ') then
-	redis.call('zrem', KEYS[2], value)
-	redis.call('hdel', KEYS[3], value)
-end
-if redis.call('get', KEYS[1]) ~= value then
-	return 0
+if unique or names(redis.call('hget', KEYS[4], value), '^%d+ %d+ ') then
+	redis.call('zrem', KEYS[3], value)
+	redis.call('hdel', KEYS[4], value)
 end
 -- Any call with the value that has asked since the handover may hold the lock by it: an ask
--- that finds the lock its own removes the entry.
-if not unique and not names(redis.call('hget', KEYS[3], ''), '^') then
-	return 0
+-- that finds the lock its own removes the entry, or the mark.
+local holder, passed = redis.call('get', KEYS[1]), false
+if ARGV[4] then
+	local own_holder = own(value, ARGV[4], -1)
+	passed = own_holder and (unique or redis.call('zrem', KEYS[2], mark(id, value)) == 1)
+	if passed then
+		redis.call('zrem', KEYS[2], own_holder)
+		settle()
+	end
+elseif holder == value then
+	passed = unique or names(redis.call('hget', KEYS[4], ''), '^')
 end
-pass_on()
-return 1
+-- Those behind it may have waited for it alone.
+if passed or holder == '' then
+	move_on(passed and not ARGV[4] or count() == 0)
+end
+return passed and 1 or 0

@@ -21,6 +21,7 @@ const (
 	keysKey      = attribute.Key("redislock.keys")
 	ttlKey       = attribute.Key("redislock.ttl")
 	waitKey      = attribute.Key("redislock.wait.duration")
+	kindKey      = attribute.Key("redislock.kind")
 )
 
 // RegisterMetrics makes a provider collect the counters of [redislock.GetStats], which cover

@@ -48,13 +48,16 @@ type Options struct {
 //
 // None of them contains the refreshes of a TickWatchdog: one pipeline may refresh many locks.
 //
-// The attributes are redislock.keys, redislock.ttl in seconds, and redislock.result, which is
-// success, failed, error, cancel, or lost. The status of a span is an error only for error
-// and lost: a lock that somebody else holds, or a caller that stops waiting, is not an error.
+// The attributes are redislock.keys, redislock.kind (exclusive, shared, or limited; absent from
+// a release by token), redislock.ttl in seconds, and redislock.result, which is success,
+// failed, error, cancel, lost, or overdue (lost because of HoldAtMost). The status of a span is
+// an error only for error, lost and overdue: a lock that somebody else holds, or a caller that
+// stops waiting, is not an error.
 //
-// The histograms are in seconds: redislock.wait.duration of calls by redislock.result, where a
-// call that did not have to wait counts as 0, and redislock.hold.duration of locks. Keys are
-// not an attribute, because there may be any number of them.
+// The histograms are in seconds, by redislock.kind and redislock.result:
+// redislock.wait.duration of calls, where a call that did not have to wait counts as 0, and
+// redislock.hold.duration of locks. Keys are not an attribute, because there may be any number
+// of them.
 func NewObserver(opt *Options) (redislock.Observer, error) {
 	if opt == nil {
 		opt = &Options{}
@@ -94,16 +97,17 @@ func (o *observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 	within, span := o.tracer.Start(ctx, "redislock "+op.Name,
 		trace.WithTimestamp(start), trace.WithAttributes(o.attributes(op)...))
 	return within, func(outcome redislock.Outcome) {
-		result := resultKey.String(outcome.Result)
+		result, kind := resultKey.String(outcome.Result), kindKey.String(op.Kind)
 		switch op.Name {
 		case redislock.OpObtain:
 			span.SetAttributes(waitKey.Float64(outcome.Waited.Seconds()))
-			o.wait.Record(within, outcome.Waited.Seconds(), metric.WithAttributes(result))
+			o.wait.Record(within, outcome.Waited.Seconds(), metric.WithAttributes(kind, result))
 		case redislock.OpHold:
-			o.hold.Record(within, time.Since(start).Seconds(), metric.WithAttributes(result))
+			o.hold.Record(within, time.Since(start).Seconds(), metric.WithAttributes(kind, result))
 		}
 		span.SetAttributes(result)
-		if outcome.Result == "error" || outcome.Result == "lost" {
+		switch outcome.Result {
+		case "error", "lost", "overdue":
 			span.RecordError(outcome.Err)
 			span.SetStatus(codes.Error, outcome.Err.Error())
 		}
@@ -113,6 +117,9 @@ func (o *observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 
 func (o *observer) attributes(op redislock.Operation) []attribute.KeyValue {
 	var attributes []attribute.KeyValue
+	if op.Kind != "" {
+		attributes = append(attributes, kindKey.String(op.Kind))
+	}
 	if !o.hideKeys {
 		attributes = append(attributes, keysKey.StringSlice(op.Keys))
 	}

@@ -128,17 +128,20 @@ func TestObserver_spans(t *testing.T) {
 		obtain, hold, release := byName["redislock obtain"], byName["redislock hold"], byName["redislock release"]
 		assert.Equal(t, map[attribute.Key]any{
 			"redislock.keys":          []string{key},
+			"redislock.kind":          "exclusive",
 			"redislock.ttl":           60.,
 			"redislock.result":        "success",
 			"redislock.wait.duration": 0.,
 		}, attributesOf(obtain))
 		assert.Equal(t, map[attribute.Key]any{
 			"redislock.keys":   []string{key},
+			"redislock.kind":   "exclusive",
 			"redislock.ttl":    60.,
 			"redislock.result": "success",
 		}, attributesOf(hold))
 		assert.Equal(t, map[attribute.Key]any{
 			"redislock.keys":   []string{key},
+			"redislock.kind":   "exclusive",
 			"redislock.result": "success",
 		}, attributesOf(release))
 		assert.False(t, hold.StartTime().Before(obtain.EndTime()))
@@ -260,7 +263,9 @@ func samples(t *testing.T, metric metricdata.Metrics) map[string]metricdata.Hist
 	for _, point := range histogram.DataPoints {
 		result, _ := point.Attributes.Value("redislock.result")
 		points[result.AsString()] = point
-		assert.Equal(t, 1, point.Attributes.Len(), "no keys")
+		kind, _ := point.Attributes.Value("redislock.kind")
+		assert.Equal(t, "exclusive", kind.AsString())
+		assert.Equal(t, 2, point.Attributes.Len(), "no keys")
 		assert.Equal(t, .001, point.Bounds[0])
 		assert.Equal(t, 3600., point.Bounds[len(point.Bounds)-1])
 	}
@@ -389,4 +394,26 @@ func TestGlobalProviders(t *testing.T) {
 	assert.Len(t, collect(t, reader), 8)
 	require.NoError(t, registration.Unregister())
 	assert.Len(t, collect(t, reader), 2, "the histograms")
+}
+
+// What is observed says which kind of lock it was.
+func TestObserver_kinds(t *testing.T) {
+	reader, provider := newReader()
+	spans := tracetest.NewInMemoryExporter()
+	observer, err := redislockotel.NewObserver(&redislockotel.Options{
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans)), MeterProvider: provider,
+	})
+	require.NoError(t, err)
+	locker := redislock.New(redistest.Client(t, redistest.Embedded(t).Addr())).WithObserver(observer)
+	require.NoError(t, locker.Do(t.Context(), key, ttl, &redislock.Options{Shared: true}, func(context.Context) error { return nil }))
+	require.NoError(t, locker.Do(t.Context(), key, ttl, &redislock.Options{Limit: 2}, func(context.Context) error { return nil }))
+	require.ErrorIs(t, locker.ReleaseByToken(t.Context(), key, "token"), redislock.ErrLockNotHeld)
+
+	var kinds []any
+	for _, span := range spans.GetSpans().Snapshots() {
+		kinds = append(kinds, attributesOf(span)["redislock.kind"])
+	}
+	assert.Equal(t, []any{"shared", "shared", "shared", "limited", "limited", "limited", nil}, kinds)
+	histogram, _ := collect(t, reader)["redislock.hold.duration"].Data.(metricdata.Histogram[float64])
+	assert.Len(t, histogram.DataPoints, 2)
 }

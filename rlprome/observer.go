@@ -21,7 +21,7 @@ type Options struct {
 	// Default (nil): DefaultBuckets.
 	Buckets []float64
 	// ConstLabels are set on both metrics, to distinguish several observers in one registry.
-	// Registering fails if one of them is named result or le.
+	// Registering fails if one of them is named kind, result or le.
 	// Default (nil): none.
 	ConstLabels prometheus.Labels
 }
@@ -32,7 +32,9 @@ type Options struct {
 //     else held, by result: success, failed, error, cancel. A call that did not have to
 //     wait counts as 0 seconds.
 //   - redislock_hold_seconds: how long a lock was held, by result: success if it was
-//     released, lost if it was not.
+//     released, lost if it was not; overdue if that was because of HoldAtMost.
+//
+// Both also have the label kind: exclusive, shared, or limited.
 //
 // Both are native histograms as well, for a Prometheus that scrapes those. The keys of locks
 // are not a label, because there may be any number of them.
@@ -59,7 +61,7 @@ func NewObserver(opt *Options) *Observer {
 			NativeHistogramBucketFactor:     1.1,
 			NativeHistogramMaxBucketNumber:  160,
 			NativeHistogramMinResetDuration: time.Hour,
-		}, []string{"result"})
+		}, []string{"kind", "result"})
 	}
 	if value, ok := opt.ConstLabels["le"]; ok {
 		// Otherwise only the first observation would notice, by a panic.
@@ -80,12 +82,12 @@ func (o *Observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 	switch op.Name {
 	case redislock.OpObtain:
 		return ctx, func(outcome redislock.Outcome) {
-			observe(o.wait, outcome.Result, outcome.Waited)
+			observe(o.wait, op.Kind, outcome.Result, outcome.Waited)
 		}
 	case redislock.OpHold:
 		start := time.Now()
 		return ctx, func(outcome redislock.Outcome) {
-			observe(o.hold, outcome.Result, time.Since(start))
+			observe(o.hold, op.Kind, outcome.Result, time.Since(start))
 		}
 	default:
 		return ctx, nil
@@ -93,8 +95,8 @@ func (o *Observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 }
 
 // observe ignores an invalid histogram: registering it reports the error.
-func observe(histogram *prometheus.HistogramVec, result string, duration time.Duration) {
-	if observer, err := histogram.GetMetricWithLabelValues(result); err == nil {
+func observe(histogram *prometheus.HistogramVec, kind, result string, duration time.Duration) {
+	if observer, err := histogram.GetMetricWithLabelValues(kind, result); err == nil {
 		observer.Observe(duration.Seconds())
 	}
 }

@@ -225,6 +225,7 @@ func TestObserver(t *testing.T) {
 	}
 	for _, metric := range family(t, registry, "redislock_hold_seconds").GetMetric() {
 		assert.Contains(t, fmt.Sprint(metric.GetLabel()), "orders")
+		assert.Contains(t, fmt.Sprint(metric.GetLabel()), "exclusive")
 	}
 }
 

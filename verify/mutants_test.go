@@ -73,7 +73,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "watchdog swallows a loss", file: "watchdog.go",
-		old: "t.lock.extended(call.sent, t.ttl, reply == 1, err)", new: "t.lock.extended(call.sent, t.ttl, true, err)",
+		old: "t.lock.extended(call.sent, call.ttl, reply == 1, err)", new: "t.lock.extended(call.sent, call.ttl, true, err)",
 		tests: "TickWatchdog",
 	},
 	{

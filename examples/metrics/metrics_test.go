@@ -60,7 +60,8 @@ func values(family *dto.MetricFamily) map[string]float64 {
 		if histogram := metric.GetHistogram(); histogram != nil {
 			value = float64(histogram.GetSampleCount())
 		}
-		values[metric.GetLabel()[0].GetValue()] = value
+		labels := metric.GetLabel() // sorted: op alone, or kind and result
+		values[labels[len(labels)-1].GetValue()] = value
 	}
 	return values
 }

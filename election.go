@@ -1,0 +1,263 @@
+package redislock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// ErrNoLeader is returned by [Election.Leader] if nobody leads.
+var ErrNoLeader = errors.New("redislock: nobody leads")
+
+// Waits between the tries of a candidate that Redis does not answer.
+const (
+	leastCampaignWait = 50 * time.Millisecond
+	mostCampaignWait  = time.Second
+)
+
+// An Election has one of many candidates lead at a time: the one that holds a lock. Each process
+// that may lead has an Election with the same key, and is a candidate while Run runs. It is safe
+// for concurrent use.
+type Election struct {
+	client *Client
+	keys   []string
+	ttl    time.Duration
+	opt    Options
+
+	mu      sync.Mutex
+	running bool  // Run
+	leading *Lock // nil: it does not
+}
+
+// NewElection returns a candidate for the leadership that the lock of the given key stands for.
+// Another takes over within ttl from a leader that has died. Candidates wait in order, and the
+// leadership is kept up, unless opt says otherwise: by default its RetryStrategy is [FairQueue]
+// and its Watchdog a [TickWatchdog] that refreshes after a third of ttl. opt.Metadata says who
+// the candidate is ([Election.Leader]). HoldAtMost limits a term, HoldAtLeast is the least time
+// between the beginnings of two.
+//
+// opt is copied, and may be nil. That arguments are unusable is an error of Run, and of Leader.
+func NewElection(client *Client, key string, ttl time.Duration, opt *Options) *Election {
+	e := &Election{keys: []string{key}, ttl: ttl}
+	if client != nil {
+		candidate := *client
+		candidate.kind = KindElection
+		e.client = &candidate
+	}
+	if opt != nil {
+		e.opt = *opt
+	}
+	if e.opt.RetryStrategy == nil {
+		e.opt.RetryStrategy = FairQueue()
+	}
+	if e.opt.Watchdog == nil {
+		e.opt.Watchdog = NewTickWatchdog(0)
+	}
+	return e
+}
+
+// Run waits until the candidate leads, for as long as ctx allows, and runs fn. The context that
+// fn gets ends with the leadership or with ctx; context.Cause tells which, as for [Lock.Context].
+// The leadership is given up once fn has returned or panicked, not before: while fn still works
+// with a lock that is not lost, nobody else leads.
+//
+// If the leadership was lost before fn returned, Run waits until fn does, logs what it returned,
+// and campaigns again. So fn may run several times, one after the other, and has to return when its
+// context ends. It never runs without the leadership.
+//
+// While Redis cannot be asked, that is logged and Run goes on trying. It returns
+//
+//   - what fn returned, if that was its own decision or because ctx ended; joined with an error that
+//     is ErrLockNotHeld to errors.Is if the leadership then turns out to be somebody else's;
+//   - ctx's error, if ctx ends while the candidate does not lead;
+//   - ErrNotObtained, as [Client.Obtain] does, if a campaign has taken opt.MaxWait, or its
+//     RetryStrategy has no more tries;
+//   - an error that says so if fn is nil, an argument of NewElection unusable, the Redis client
+//     closed, or if Run is running already: a process may be several candidates by as many
+//     Elections.
+func (e *Election) Run(ctx context.Context, fn func(ctx context.Context) error) error {
+	if fn == nil {
+		return errors.New("redislock: Run has no function to run: fn is nil")
+	}
+	if err := e.begin(); err != nil {
+		return err
+	}
+	defer e.end()
+	for {
+		lock, held, err := e.campaign(ctx)
+		if err != nil {
+			return err
+		}
+		if lost, err := e.lead(ctx, lock, held, fn); !lost || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// begin notes that the candidate runs.
+func (e *Election) begin() error {
+	if err := e.check(); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running {
+		return fmt.Errorf("redislock: Run for key %q is running already: use an Election for each candidate", e.keys[0])
+	}
+	e.running = true
+	return nil
+}
+
+func (e *Election) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.running = false
+}
+
+// check finds out that no campaign can succeed.
+func (e *Election) check() error {
+	if err := e.client.check(e.keys, e.ttl, &e.opt); err != nil {
+		return err
+	}
+	if several := e.opt.several(); several != "" {
+		return fmt.Errorf("redislock: %s in an Election: only one candidate can lead; leave it out", several)
+	}
+	if server, ok := e.client.servers.(*server); ok && isFair(&e.opt) {
+		return server.checkBeside(e.keys[0], "FairQueue")
+	}
+	return nil
+}
+
+// campaign waits until the candidate has the lock. It also returns the context for what is done
+// under it.
+func (e *Election) campaign(ctx context.Context) (*Lock, context.Context, error) {
+	opt := e.opt
+	end := later(sinceEpoch(), math.MaxInt64)
+	if opt.MaxWait > 0 {
+		end = later(sinceEpoch(), opt.MaxWait)
+	}
+	for wait := leastCampaignWait; ; wait = min(2*wait, mostCampaignWait) {
+		opt.MaxWait = max(end-sinceEpoch(), 1)
+		lock, held, err := e.client.obtainAndCount(ctx, e.keys, e.ttl, &opt)
+		switch {
+		case err == nil:
+			return lock, held, nil
+		case ctx.Err() != nil:
+			return nil, nil, ctx.Err()
+		case errors.Is(err, ErrNotObtained), errors.Is(err, redis.ErrClosed), redis.HasErrorPrefix(err, "CROSSSLOT"):
+			return nil, nil, err
+		}
+		opt.logger().Warn("redislock: campaign failed and goes on", "key", e.keys[0], "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(min(wait/2+rand.N(wait), end-sinceEpoch())):
+		}
+		if sinceEpoch() >= end {
+			return nil, nil, errors.Join(ErrNotObtained, context.DeadlineExceeded, err)
+		}
+	}
+}
+
+// lead runs fn under the lock, and gives it up. It reports whether it was lost before fn returned.
+func (e *Election) lead(ctx context.Context, lock *Lock, holding context.Context, fn func(ctx context.Context) error) (lost bool, err error) {
+	held := lock.Context(holding)
+	ended := lock.ended()
+	e.setLeading(lock)
+	defer func() {
+		e.setLeading(nil)
+		cause := lock.finish(ctx)
+		switch {
+		case lost:
+			lock.log().Warn("redislock: leadership was lost", "key", e.keys[0], "cause", cause, "returned", err)
+		case cause != nil:
+			err = errors.Join(err, cause)
+		}
+	}()
+	if err = held.Err(); err == nil { // else it has ended on the way here
+		err = fn(held)
+	}
+	return ended.Err() != nil, err
+}
+
+func (e *Election) setLeading(lock *Lock) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.leading = lock
+}
+
+// IsLeader reports whether the candidate leads: whether fn of Run runs, and the lock is certain to
+// be held ([Lock.ValidUntil]). It does not ask Redis.
+func (e *Election) IsLeader() bool {
+	e.mu.Lock()
+	lock := e.leading
+	e.mu.Unlock()
+	return lock != nil && lock.lease.remaining() > 0
+}
+
+// Leader asks Redis who leads, of all candidates, and returns the metadata of that one's Options. It
+// returns ErrNoLeader if nobody does, or an error of the Redis client. The answer may be old when it
+// arrives. On a quorum it is what a majority of the nodes says.
+//
+// Redis cannot tell where in a value the token ends and the metadata begins: if candidates have
+// custom tokens ([Options].Token), all must have one of the same length.
+func (e *Election) Leader(ctx context.Context) (metadata string, err error) {
+	if err := e.check(); err != nil {
+		return "", err
+	}
+	value, err := e.client.servers.holder(ctx, e.keys[0])
+	if err != nil {
+		return "", err
+	}
+	if value == "" || strings.HasPrefix(value, keepMark) {
+		return "", ErrNoLeader
+	}
+	length := tokenLength
+	if e.opt.Token != "" {
+		length = len(e.opt.Token)
+	}
+	return value[min(length, len(value)):], nil
+}
+
+func (s *server) holder(ctx context.Context, key string) (value string, _ error) {
+	value, err := holderScript.Run(ctx, s.client, []string{key}).Text()
+	if err == redis.Nil {
+		return "", nil
+	}
+	return value, err
+}
+
+// holder returns the value that a majority has.
+func (q *quorum) holder(ctx context.Context, key string) (value string, _ error) {
+	values := make([]atomic.Pointer[string], len(q.nodes))
+	answers := q.askNodes(ctx, mostNodeWait, q.allNodes(), func(ctx context.Context, i int) (int64, error) {
+		value, err := q.nodes[i].holder(ctx, key)
+		values[i].Store(&value)
+		return 1, err
+	})
+	if count(answers, fine) < q.majority() {
+		return "", q.silence(ctx, answers)
+	}
+	var found []string
+	for _, a := range answers {
+		if fine(a) {
+			found = append(found, *values[a.node].Load())
+		}
+	}
+	slices.Sort(found)
+	// What more than half of all nodes have is in the middle of those that answered.
+	value = found[len(found)/2]
+	if n := len(slices.DeleteFunc(found, func(v string) bool { return v != value })); n < q.majority() {
+		return "", nil
+	}
+	return value, nil
+}

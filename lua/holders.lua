@@ -1,0 +1,87 @@
+-- What the scripts for locks with several holders have in common: each of them has this in front.
+--
+-- KEYS[1]  the lock's key. It is '' while the lock has such holders: no token is a prefix of that,
+--          so that callers who want the lock for themselves are refused.
+-- KEYS[2]  the holders, a sorted set: "limit value" -> until when, in microseconds of the
+--          server's clock. The limit is the holder's own; 0 is that of a shared holder. What has
+--          a negative score is no holder, but a mark of queue.lua.
+--
+-- Both keys end with the last holder. Unless the first is '', the second means nothing.
+
+local clock = redis.call('time')
+local now = clock[1] * 1000000 + clock[2]
+
+-- Not in the notation that numbers of this size are converted to by default.
+local function digits(number)
+	return string.format('%.0f', number)
+end
+
+-- The holders that have not expired, each followed by its end.
+local function live()
+	if redis.call('get', KEYS[1]) ~= '' then
+		return {}
+	end
+	return redis.call('zrangebyscore', KEYS[2], '(' .. digits(now), '+inf', 'withscores')
+end
+
+local function value_of(holder)
+	return string.match(holder, '^%d+ (.*)$')
+end
+
+-- The holder that has the token which the value begins with, and its end; nil if there is none. A
+-- length below 0 is that of a token that no other value begins with: then the limit counts too.
+local function own(value, limit, length)
+	if length < 0 then
+		local holder = limit .. ' ' .. value
+		local ends = tonumber(redis.call('get', KEYS[1]) == '' and redis.call('zscore', KEYS[2], holder) or 0)
+		if ends > now then
+			return holder, ends
+		end
+		return nil
+	end
+	local holders = live()
+	for i = 1, #holders, 2 do
+		if string.sub(value_of(holders[i]), 1, length) == string.sub(value, 1, length) then
+			return holders[i], tonumber(holders[i + 1])
+		end
+	end
+end
+
+-- How many hold the lock, and whether these are shared holders.
+local function count()
+	if redis.call('get', KEYS[1]) ~= '' then
+		return 0, false
+	end
+	local from = '(' .. digits(now)
+	local first = redis.call('zrangebyscore', KEYS[2], from, '+inf', 'limit', 0, 1)[1]
+	return redis.call('zcount', KEYS[2], from, '+inf'), first ~= nil and string.sub(first, 1, 2) == '0 '
+end
+
+-- Forgets those who have expired, and has both keys end with the last of the others.
+local function settle()
+	redis.call('zremrangebyscore', KEYS[2], digits(-now), digits(now))
+	local last = tonumber(redis.call('zrevrange', KEYS[2], 0, 0, 'withscores')[2] or 0)
+	if last <= now then
+		redis.call('del', KEYS[1], KEYS[2])
+		return
+	end
+	local ends = digits(math.ceil(last / 1000))
+	redis.call('set', KEYS[1], '', 'pxat', ends)
+	redis.call('pexpireat', KEYS[2], ends)
+end
+
+-- Makes the value a holder until then, in place of the one that has its token already. free is
+-- whether nobody holds the lock, whatever its keys have.
+local function hold(value, limit, before, ends, free)
+	local holder = limit .. ' ' .. value
+	if free then
+		-- Without memory left this fails, before anything is changed.
+		redis.call('set', KEYS[1], '', 'px', 1000)
+		redis.call('del', KEYS[2])
+	end
+	redis.call('zadd', KEYS[2], digits(ends), holder)
+	if before and before ~= holder then
+		redis.call('zrem', KEYS[2], before)
+	end
+	settle()
+end

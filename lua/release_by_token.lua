@@ -1,0 +1,27 @@
+-- Gives a lock of whatever kind back for the holder of a token, or rather to the first waiters.
+--
+-- KEYS     the four of queue.lua
+-- ARGV[1]  the token
+--
+-- Reply: 1 if the token held the lock, else 0 and nothing was changed.
+
+local token = ARGV[1]
+local value = redis.call('get', KEYS[1])
+if not value then
+	return 0
+end
+if value ~= '' then
+	if string.sub(value, 1, #token) ~= token then
+		return 0
+	end
+	move_on(true)
+	return 1
+end
+local holder = own(token, nil, #token)
+if not holder then
+	return 0
+end
+redis.call('zrem', KEYS[2], holder)
+settle()
+move_on(count() == 0)
+return 1

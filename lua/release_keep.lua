@@ -1,0 +1,30 @@
+-- Gives locks back, but has their keys stay for a while, so that nobody has them before.
+--
+-- KEYS     the locks' keys
+-- ARGV[1]  the value: token and metadata
+-- ARGV[2]  the mark that the keys have while they stay, of this lock alone; no token is a
+--          prefix of it
+-- ARGV[3]  for how long they stay, in milliseconds
+--
+-- Reply: 1 if all keys had the value and have the mark now, or have it from an earlier run
+-- of this. Else 0: of several keys those with the value have the mark even so, since nobody
+-- holds the whole any more.
+
+local held = 0
+local mine = {}
+for i = 1, #KEYS do
+	local value = redis.call('get', KEYS[i])
+	if value == ARGV[1] then
+		mine[#mine + 1] = KEYS[i]
+	end
+	if value == ARGV[1] or value == ARGV[2] then
+		held = held + 1
+	end
+end
+for i = 1, #mine do
+	-- The first write is one that needs no memory: the server does not refuse those after
+	-- it for want of memory any more.
+	redis.call('pexpire', mine[i], ARGV[3])
+	redis.call('set', mine[i], ARGV[2], 'px', ARGV[3])
+end
+return held == #KEYS and 1 or 0
