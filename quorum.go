@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -216,22 +217,35 @@ func silent(n int) []result {
 
 // silence returns an error that names the nodes without an answer.
 func (q *quorum) silence(ctx context.Context, answers []answer) error {
-	var errs []error
-	fine := 0
+	var failed errorList
 	for _, a := range answers {
 		if a.err != nil {
-			errs = append(errs, &NodeError{Node: a.node, Err: a.err})
-		} else {
-			fine++
+			failed = append(failed, &NodeError{Node: a.node, Err: a.err})
 		}
 	}
-	err := fmt.Errorf("redislock: %d of %d nodes answered, a majority is %d: %w",
-		fine, len(q.nodes), q.majority(), errors.Join(errs...))
+	answered := len(answers) - len(failed)
 	if ctx.Err() != nil {
-		err = errors.Join(err, ctx.Err())
+		failed = append(failed, ctx.Err())
 	}
-	return err
+	return fmt.Errorf("redislock: %d of %d nodes answered, a majority is %d: %w",
+		answered, len(q.nodes), q.majority(), failed)
 }
+
+// errorList is several errors on one line, for logs.
+type errorList []error
+
+func (l errorList) Error() string {
+	var b strings.Builder
+	for i, err := range l {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(err.Error())
+	}
+	return b.String()
+}
+
+func (l errorList) Unwrap() []error { return l }
 
 func count(answers []answer, is func(answer) bool) int {
 	n := 0
