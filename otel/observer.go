@@ -48,8 +48,8 @@ type Options struct {
 //
 // None of them contains the refreshes of a TickWatchdog: one pipeline may refresh many locks.
 //
-// The attributes are redislock.keys, redislock.kind (exclusive, shared, or limited; absent from
-// a release by token), redislock.ttl in seconds, and redislock.result, which is success,
+// The attributes are redislock.keys, redislock.kind (exclusive, shared, limited, or election;
+// absent from a release by token), redislock.ttl in seconds, and redislock.result, which is success,
 // failed, error, cancel, lost, or overdue (lost because of HoldAtMost). The status of a span is
 // an error only for error, lost and overdue: a lock that somebody else holds, or a caller that
 // stops waiting, is not an error.

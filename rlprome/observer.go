@@ -34,7 +34,7 @@ type Options struct {
 //   - redislock_hold_seconds: how long a lock was held, by result: success if it was
 //     released, lost if it was not; overdue if that was because of HoldAtMost.
 //
-// Both also have the label kind: exclusive, shared, or limited.
+// Both also have the label kind: exclusive, shared, limited, or election.
 //
 // Both are native histograms as well, for a Prometheus that scrapes those. The keys of locks
 // are not a label, because there may be any number of them.
