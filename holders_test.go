@@ -285,12 +285,13 @@ func TestHolders_minReplicas(t *testing.T) {
 			}
 			more := opt
 			more.MinReplicas = 3
-			_, err := redislock.Obtain(t.Context(), rdb, key, ttl, &more)
+			const brief = 600 * time.Millisecond // half of it is waited for them
+			_, err := redislock.Obtain(t.Context(), rdb, key, brief, &more)
 			assert.ErrorContains(t, err, "2 of 3 replicas")
 			assert.EqualValues(t, 1, rdb.ZCard(t.Context(), holdersKey).Val(), "the place is given back before Obtain returns")
 
 			more.Shared, more.Limit = !opt.Shared, 3-opt.Limit
-			_, err = redislock.Obtain(t.Context(), rdb, key, ttl, &more)
+			_, err = redislock.Obtain(t.Context(), rdb, key, brief, &more)
 			assert.ErrorContains(t, err, "do not mix")
 			require.NoError(t, lock.Release(t.Context()))
 			requireGone(t, rdb, key, holdersKey)
