@@ -19,16 +19,16 @@ func TestInspect_script(t *testing.T) {
 		want      Info
 	}{
 		"nobody":                    {},
-		"exclusive":                 {exclusive: "me", want: Info{Holders: []Holder{{"me", m, false}}, Limit: 1}},
-		"exclusive beside stale":    {exclusive: "me", holders: ends{"0 you": h}, want: Info{Holders: []Holder{{"me", m, false}}, Limit: 1}},
-		"shared":                    {holders: ends{"0 me": h, "0 you": m, "0 we": nowEnds}, want: Info{Holders: []Holder{{"you", m, true}, {"me", h, true}}}},
-		"limited":                   {holders: ends{"2 me": h, "9 you": m, "3 we": 2 * m, "id me": -h}, want: Info{Holders: []Holder{{"you", m, false}, {"we", 2 * m, false}, {"me", h, false}}, Limit: 9}},
-		"a microsecond left":        {holders: ends{"2 me": time.Microsecond}, want: Info{Holders: []Holder{{"me", time.Millisecond, false}}, Limit: 2}},
+		"exclusive":                 {exclusive: "me", want: Info{Holders: []Holder{{"me", m, false, false}}, Limit: 1}},
+		"exclusive beside stale":    {exclusive: "me", holders: ends{"0 you": h}, want: Info{Holders: []Holder{{"me", m, false, false}}, Limit: 1}},
+		"shared":                    {holders: ends{"0 me": h, "0 you": m, "0 we": nowEnds}, want: Info{Holders: []Holder{{"you", m, true, false}, {"me", h, true, false}}}},
+		"limited":                   {holders: ends{"2 me": h, "9 you": m, "3 we": 2 * m, "id me": -h}, want: Info{Holders: []Holder{{"you", m, false, false}, {"we", 2 * m, false, false}, {"me", h, false, false}}, Limit: 9}},
+		"a microsecond left":        {holders: ends{"2 me": time.Microsecond}, want: Info{Holders: []Holder{{"me", time.Millisecond, false, false}}, Limit: 2}},
 		"all have expired":          {holders: ends{"2 me": nowEnds}},
 		"a queue without a holder":  {queue: []string{"we 1", "dead 0!", "you 2"}, want: Info{Waiters: []Waiter{{"we", since(1)}, {"you", since(3)}}}},
-		"a queue behind a holder":   {exclusive: "me", queue: []string{"we 1"}, want: Info{Holders: []Holder{{"me", m, false}}, Limit: 1, Waiters: []Waiter{{"we", since(1)}}}},
-		"a queue behind many":       {holders: ends{"0 me": h}, queue: []string{"we 1", "you 0"}, want: Info{Holders: []Holder{{"me", h, true}}, Waiters: []Waiter{{"we", since(1)}, {"you", since(2)}}}},
-		"metadata of several words": {holders: ends{"2 me 3 and more": h}, want: Info{Holders: []Holder{{"me 3 and more", h, false}}, Limit: 2}},
+		"a queue behind a holder":   {exclusive: "me", queue: []string{"we 1"}, want: Info{Holders: []Holder{{"me", m, false, false}}, Limit: 1, Waiters: []Waiter{{"we", since(1)}}}},
+		"a queue behind many":       {holders: ends{"0 me": h}, queue: []string{"we 1", "you 0"}, want: Info{Holders: []Holder{{"me", h, true, false}}, Waiters: []Waiter{{"we", since(1)}, {"you", since(2)}}}},
+		"metadata of several words": {holders: ends{"2 me 3 and more": h}, want: Info{Holders: []Holder{{"me 3 and more", h, false, false}}, Limit: 2}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := newQueueTest(t)
