@@ -292,7 +292,7 @@ func TestHolders_minReplicas(t *testing.T) {
 
 			more.Shared, more.Limit = !opt.Shared, 3-opt.Limit
 			_, err = redislock.Obtain(t.Context(), rdb, key, brief, &more)
-			assert.ErrorContains(t, err, "do not mix")
+			assert.ErrorContains(t, err, "cannot have both")
 			require.NoError(t, lock.Release(t.Context()))
 			requireGone(t, rdb, key, holdersKey)
 		})
