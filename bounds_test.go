@@ -33,6 +33,7 @@ func inSimulatedTime(t *testing.T, test func(t *testing.T, locker *redislock.Cli
 					clients = append(clients, nodes[len(nodes)-1])
 				}
 				test(t, redislock.NewQuorum(clients...), nodes)
+				time.Sleep(time.Minute) // what goes on in the background ends
 			})
 		})
 	}
@@ -103,7 +104,6 @@ func TestOptions_maxWait(t *testing.T) {
 				}
 			}
 		}
-		time.Sleep(time.Minute) // for what is undone in the background
 	})
 }
 
@@ -255,6 +255,7 @@ func TestOptions_holdAtLeastInAQueue(t *testing.T) {
 		wait(2, 20*time.Second, 21*time.Second)
 		wait(3, 30*time.Second, 32*time.Second)
 		waiting.Wait()
+		time.Sleep(time.Minute)
 	})
 }
 
@@ -482,7 +483,6 @@ func TestOptions_holdAtMostLessThanTheTTL(t *testing.T) {
 				requireGone(t, node, key)
 			}
 		}
-		time.Sleep(time.Minute)
 	})
 }
 
