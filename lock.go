@@ -163,7 +163,7 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 }
 
 // Refresh gives the lock a new TTL that begins now, longer or shorter than what
-// is left of the old one. If Redis does not answer it tries again as
+// is left of the old one, but no longer than HoldAtMost leaves. If Redis does not answer it tries again as
 // opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
 // they do in [Client.Obtain].
 //
@@ -176,7 +176,8 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 //
 //   - ErrNotObtained, as it is and without another try, if the lock is not held
 //     any more; a nil lock never was. So it is if Redis has refreshed the lock, but
-//     the reply came after [Lock.Done] had closed, or after the new TTL had passed.
+//     the reply came after [Lock.Done] had closed, or after the new TTL had passed; and
+//     without asking Redis if it has been held for [Options].HoldAtMost.
 //     Then the key is deleted in the background, unless the token is a custom one.
 //   - The last error of the Redis client if the strategy has no more tries; joined
 //     with the context's error, or with context.DeadlineExceeded, if waiting for
@@ -269,6 +270,8 @@ const releaseTimeout = time.Second
 //
 // does its work also where ctx was cancelled meanwhile. Otherwise it returns when
 // ctx ends, although the Redis client may still be waiting for its reply.
+//
+// If the lock was obtained with [Options].HoldAtLeast, its keys stay until that time has passed.
 //
 // It returns ErrLockNotHeld if the lock is not held any more, was released before
 // or is nil, and the error of the Redis client or of ctx if Redis did not answer:

@@ -16,7 +16,7 @@ const leaveGrace = 250 * time.Millisecond
 // for it, over all processes, and nobody polls. A release hands the lock to the next
 // waiter in the same step, and a message wakes that waiter, so that nobody can slip in
 // between. It waits until the context ends; without a deadline, until the TTL has passed
-// since the call.
+// since the call. [Options].MaxWait sets another time.
 //
 // All that contend for a lock in order have to use FairQueue. It is safe to mix with
 // others: a caller without it may overtake the queue when the lock is free, and behind

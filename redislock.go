@@ -15,9 +15,10 @@
 //
 // A call waits for a lock that is held as its [RetryStrategy] says; [FairQueue] has callers
 // served in the order in which they came. A [Watchdog]
-// keeps a lock alive that is held for longer than its TTL. [Lock.Done] and
+// keeps a lock alive that is held for longer than its TTL; [Options].HoldAtMost limits that, and
+// HoldAtLeast keeps others away for a while after a release. [Lock.Done] and
 // [Lock.Context] tell the holder when the lock is gone; [Client.Do] runs a function
-// with such a context. [GetStats] counts what happens; an [Observer] is told of it.
+// with such a context, and an [Election] in one of many processes. [GetStats] counts what happens; an [Observer] is told of it.
 //
 // The algorithm is the one that Redis documents for a single instance
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):
@@ -134,7 +135,7 @@ func ObtainMulti(ctx context.Context, client RedisClient, keys []string, ttl tim
 //
 // ctx bounds the obtaining, not the holding: a lock and its watchdog outlive it.
 // If it has no deadline, waiting ends when ttl has passed since the call, so that
-// an endless strategy ends. If ctx is over already, nothing is sent, and its error is
+// an endless strategy ends; opt.MaxWait sets another time. If ctx is over already, nothing is sent, and its error is
 // returned.
 //
 // Errors:

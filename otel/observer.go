@@ -49,8 +49,8 @@ type Options struct {
 // The refreshes of a TickWatchdog are in none of them: one pipeline may refresh many locks.
 //
 // Their attributes are redislock.keys, redislock.ttl in seconds, and redislock.result, which
-// is success, failed, error, cancel, or lost. The status of a span is an error for error and
-// lost: that somebody else holds a lock, or that a caller does not want to wait any longer,
+// is success, failed, error, cancel, lost or overdue. The status of a span is an error for error,
+// lost and overdue: that somebody else holds a lock, or that a caller does not want to wait any longer,
 // is none.
 //
 // Histograms, in seconds: redislock.wait.duration of calls by redislock.result, where a call
