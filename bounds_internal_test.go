@@ -73,7 +73,7 @@ func TestBounds_round(t *testing.T) {
 		time.Sleep(time.Second)
 		call, _ = lock.keeping()
 		assert.EqualValues(t, 1, call.args[2])
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		_, keeps = lock.keeping()
 		assert.False(t, keeps)
 	})

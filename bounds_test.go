@@ -193,7 +193,7 @@ func TestOptions_holdAtLeastPasses(t *testing.T) {
 					time.Sleep(stays - 1)
 					_, err = locker.Obtain(t.Context(), keys[len(keys)-1], ttl, nil)
 					assert.Equal(t, redislock.ErrNotObtained, err)
-					time.Sleep(1)
+					time.Sleep(time.Nanosecond)
 				}
 				next, err := locker.ObtainMulti(t.Context(), keys, ttl, nil)
 				require.NoError(t, err)
