@@ -154,7 +154,7 @@ var mutants = []mutant{
 	{
 		name: "refreshes outlast HoldAtMost", file: "bounds.go",
 		old: "return min(ttl, (b.ends - now).Truncate(time.Millisecond))", new: "return ttl",
-		tests: "Options_holdAtMost",
+		tests: "Options_holdAtMost$",
 	},
 	{
 		name: "an election ends with a loss", file: "election.go",
