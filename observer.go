@@ -83,8 +83,8 @@ func (c *Client) observe(ctx context.Context, op Operation) (context.Context, *o
 		return ctx, nil
 	}
 	op.Kind = KindExclusive
-	if c.kind != "" {
-		op.Kind = c.kind
+	if c.election {
+		op.Kind = KindElection
 	}
 	o := &observation{}
 	for _, observer := range c.observers {
