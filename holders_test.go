@@ -203,13 +203,13 @@ func TestHolders_watchdog(t *testing.T) {
 	}
 }
 
-// kinds is an observer that notes of which kind operations are.
-type kinds struct {
+// begunKinds is an observer that notes of which kind operations are.
+type begunKinds struct {
 	mu    sync.Mutex
 	begun map[string]int
 }
 
-func (k *kinds) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
+func (k *begunKinds) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.begun == nil {
@@ -221,7 +221,7 @@ func (k *kinds) Begin(ctx context.Context, op redislock.Operation) (context.Cont
 
 func TestHolders_observed(t *testing.T) {
 	onBoth(t, func(t *testing.T, rdb *redis.Client) {
-		var kinds kinds
+		var kinds begunKinds
 		var tally tally
 		locker := redislock.New(rdb).WithObserver(&kinds).WithObserver(&tally)
 		for _, strategy := range []redislock.RetryStrategy{nil, redislock.FairQueue()} {
