@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,26 +45,30 @@ type simScript struct {
 	keys, args []string
 }
 
-// scriptNames are the names of scripts by their digests.
+// scriptFiles finds in the library's source what files its scripts are made of.
+var scriptFiles = regexp.MustCompile(`loadScript\((".*")\)`)
+
+// scriptNames are the names of scripts by their digests: each is that of its last file.
 var scriptNames = sync.OnceValue(func() map[string]string {
 	names := make(map[string]string)
-	for _, files := range [][]string{
-		{"token", "obtain"}, {"token", "fence", "obtain_multi"}, {"refresh"}, {"release"},
-		{"token", "fence", "queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
-		{"token", "quorum_obtain"}, {"quorum_undo"}, {"quorum_heal"},
-	} {
+	for _, found := range scriptFiles.FindAllStringSubmatch(readLibrary("scripts.go"), -1) {
+		files := strings.Split(strings.Trim(found[1], `"`), `", "`)
 		var script strings.Builder
 		for _, file := range files {
-			source, err := os.ReadFile(filepath.Join("..", "lua", file+".lua"))
-			if err != nil {
-				panic(err) // not in the tree
-			}
-			script.Write(source)
+			script.WriteString(readLibrary(filepath.Join("lua", file+".lua")))
 		}
 		names[digestOf(script.String())] = files[len(files)-1]
 	}
 	return names
 })
+
+func readLibrary(file string) string {
+	source, err := os.ReadFile(filepath.Join("..", file))
+	if err != nil {
+		panic(err) // not in the tree
+	}
+	return string(source)
+}
 
 func digestOf(script string) string {
 	digest := sha1.Sum([]byte(script))
