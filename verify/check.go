@@ -17,6 +17,8 @@ type violation struct {
 
 const (
 	twoHolders   = "two holders"
+	mixedKinds   = "shared and limited holders"
+	tooMany      = "more holders than the limit"
 	notALock     = "history is not that of a lock"
 	fenceNotNew  = "fencing token not greater"
 	doneLate     = "Done closed late"
@@ -25,7 +27,7 @@ const (
 	left         = "left behind"
 )
 
-var kinds = []string{twoHolders, notALock, fenceNotNew, doneLate, lostNoReason, notServed, left}
+var violationKinds = []string{twoHolders, mixedKinds, tooMany, notALock, fenceNotNew, doneLate, lostNoReason, notServed, left}
 
 // check checks the turns with one key, which are in order.
 func check(key string, turns []turn) []violation {

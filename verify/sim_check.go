@@ -15,6 +15,7 @@ import (
 type simCall struct {
 	w        *simWorker
 	style    simStyle
+	kind     kind
 	ttl      time.Duration
 	watchdog redislock.Watchdog
 	turn     turn
@@ -24,8 +25,10 @@ type simCall struct {
 	ctx      context.Context // of obtaining
 	since    time.Time       // of its first ask at the server; zero: none has arrived
 	value    string          // that its value in Redis ends with; "" if others have that too
+	fence    int64           // the greatest that there was before it
 	over     bool            // it does not believe that it holds the lock any more
 	forgot   bool            // to release it
+	gone     bool            // out of the queue
 	asked    time.Time       // at the server, when it was over; zero: it has left since
 }
 
@@ -38,6 +41,7 @@ func (c *simCall) begin(ctx context.Context) {
 	defer s.mu.Unlock()
 	c.ctx = ctx
 	c.turn.Obtain.From = s.now()
+	c.fence = s.fences[c.turn.Key].number
 	s.calls[c] = struct{}{}
 	if c.value != "" {
 		s.byValue[c.value] = c
@@ -61,7 +65,7 @@ func (c *simCall) obtained(lock *redislock.Lock, err error) {
 func (c *simCall) done(held context.Context) {
 	c.succeeded(func() {
 		c.held = held
-		c.turn.Token = "in Do"
+		c.turn.Token = fmt.Sprintf("in Do of worker %d", c.turn.Worker)
 	})
 }
 
@@ -85,21 +89,44 @@ func (c *simCall) succeeded(note func()) {
 		return
 	}
 	key := c.turn.Key
+	holders, others := []kind{c.kind}, ""
 	for other := range s.calls {
 		if other != c && other.shares(c) && other.believes() && other.turn.Token != c.turn.Token {
-			s.violationLocked(twoHolders, key, "worker %d obtains it while worker %d holds it until %v",
-				c.turn.Worker, other.turn.Worker, other.validUntil())
+			holders = append(holders, other.kind)
+			others += fmt.Sprintf("; worker %d holds it (%v) until %v", other.turn.Worker, other.kind, other.validUntil())
 		}
 	}
-	if c.turn.Fence > 0 {
-		if last := s.fences[key]; c.turn.Fence <= last.number && c.turn.Token != last.token {
-			s.violationLocked(fenceNotNew, key, "%d after %d", c.turn.Fence, last.number)
-		}
-		s.fences[key] = simFence{c.turn.Fence, c.turn.Token}
+	if what := conflict(holders); what != "" {
+		s.violationLocked(what, key, "worker %d obtains it (%v)%s", c.turn.Worker, c.kind, others)
 	}
+	s.checkFence(c)
 	s.checkOrder(c)
 	s.checkHandover(c)
 	s.released[key] = time.Time{}
+}
+
+// checkFence finds out whether a fencing token is new. Of several holders one may learn of its own
+// after another of a greater one.
+func (s *simulation) checkFence(c *simCall) {
+	if c.turn.Fence == 0 {
+		return
+	}
+	last := s.fences[c.turn.Key]
+	least := last.number
+	if c.kind.Shared || c.kind.Limit > 1 {
+		least = c.fence
+	}
+	if c.turn.Fence <= least && c.turn.Token != last.token {
+		s.violationLocked(fenceNotNew, c.turn.Key, "%d after %d", c.turn.Fence, least)
+	}
+	for other := range s.calls {
+		if other != c && other.turn.Key == c.turn.Key && other.turn.Fence == c.turn.Fence && other.turn.Token != c.turn.Token {
+			s.violationLocked(fenceNotNew, c.turn.Key, "%d twice", c.turn.Fence)
+		}
+	}
+	if c.turn.Fence > last.number {
+		s.fences[c.turn.Key] = simFence{c.turn.Fence, c.turn.Token}
+	}
 }
 
 // shares reports whether two calls have a key in common.
@@ -139,7 +166,7 @@ func (c *simCall) ends() {
 		c.turn.ValidUntil = s.now()
 	}
 	c.turn.Release.From = s.now()
-	if c.believes() {
+	if c.believes() && len(s.servers[0].holders(c.turn.Key)) <= 1 {
 		s.released[c.turn.Key] = time.Now()
 	}
 	s.finish(c)
@@ -192,8 +219,9 @@ func (s *simulation) holds(c *simCall) bool {
 	for _, server := range s.servers {
 		all := true
 		for _, key := range c.lock.Keys() {
-			value, ttl := server.holds(key)
-			all = all && value == c.lock.Token()+c.lock.Metadata() && ttl >= left
+			all = all && slices.ContainsFunc(server.holders(key), func(h simHolder) bool {
+				return h.value == c.lock.Token()+c.lock.Metadata() && h.left >= left
+			})
 		}
 		if all {
 			agree++
@@ -205,8 +233,9 @@ func (s *simulation) holds(c *simCall) bool {
 func (s *simulation) inRedis(key string) string {
 	var all []string
 	for _, server := range s.servers {
-		value, ttl := server.holds(key)
-		all = append(all, fmt.Sprintf("%q for %v", value, ttl))
+		for _, h := range server.holders(key) {
+			all = append(all, fmt.Sprintf("%q (%v) for %v", h.value, h.kind, h.left))
+		}
 	}
 	return strings.Join(all, ", ")
 }
@@ -217,8 +246,9 @@ func (s *simulation) checkOrder(c *simCall) {
 	if !c.style.fair || c.since.IsZero() {
 		return
 	}
+	lock := s.servers[0].lock(c.turn.Key)
 	for other := range s.calls {
-		if other.turn.Key == c.turn.Key && other.waits() && other.since.Before(c.since) && !other.style.token &&
+		if other.turn.Key == c.turn.Key && other.waits() && !lock.hasLetIn(other) && other.since.Before(c.since) && !other.style.token &&
 			other.calmSince().Add(simSettled).Before(other.since) {
 			s.violationLocked("out of order", c.turn.Key, "worker %d, who first asked at %v, before worker %d at %v",
 				c.turn.Worker, s.onClock(c.since), other.turn.Worker, s.onClock(other.since))
@@ -241,7 +271,7 @@ func (c *simCall) waits() bool {
 	if _, ok := c.ctx.Deadline(); !ok && c.s().now() >= c.turn.Obtain.From+c.ttl {
 		return false
 	}
-	return c.turn.Obtain.To == 0 && !c.since.IsZero() && !c.w.p.dead.Load() && c.ctx.Err() == nil
+	return c.turn.Obtain.To == 0 && !c.since.IsZero() && !c.gone && !c.w.p.dead.Load() && c.ctx.Err() == nil
 }
 
 // runs takes in a script that a server runs.
@@ -250,10 +280,12 @@ func (s *simulation) runs(server *simServer, script simScript, run func()) {
 	switch script.name {
 	case "queue_ask":
 		s.asks(script.args[0])
-		run()
+		s.moves(server, script, run)
 	case "queue_leave", "queue_release":
-		run()
+		s.moves(server, script, run)
 		s.leaves(script.args[0])
+	case "release_by_token", "holders_obtain", "holders_refresh", "holders_release":
+		s.moves(server, script, run)
 	case "quorum_heal":
 		server.counts(script, run)
 		s.checkHealed(server, script.keys[0], script.args[0], script.args[1])
@@ -299,6 +331,7 @@ func (s *simulation) leaves(value string) {
 	defer s.mu.Unlock()
 	if c := s.callOf(value); c != nil {
 		delete(s.toLeave, c)
+		c.gone = true
 	}
 }
 
@@ -378,12 +411,9 @@ func (s *simulation) checkHandedOver() {
 	}
 	now := time.Now()
 	for _, style := range s.styles {
-		value, left := s.servers[0].holds(style.key())
-		if value == "" {
-			continue
-		}
 		for _, c := range s.ended {
-			if c.value == "" || !strings.HasSuffix(value, c.value) || c.turn.Token != "" {
+			left := s.leftOf(c, style)
+			if left == 0 || c.turn.Token != "" {
 				continue
 			}
 			set := now.Add(left - c.ttl)
@@ -405,6 +435,20 @@ func (s *simulation) checkHandedOver() {
 			}
 		}
 	}
+}
+
+// leftOf returns the TTL of the lock that a server holds for a call; 0 if it does not, or that
+// cannot be told.
+func (s *simulation) leftOf(c *simCall, style simStyle) time.Duration {
+	if c.value == "" || c.style.name != style.name {
+		return 0
+	}
+	for _, h := range s.servers[0].holders(style.key()) {
+		if strings.HasSuffix(h.value, c.value) {
+			return h.left
+		}
+	}
+	return 0
 }
 
 // checkHandover finds out whether a lock that was given back has come to this call, which

@@ -110,7 +110,7 @@ func (s *simServer) serve(conn net.Conn) { s.redis.Server().ServeConn(conn) }
 // answered the command.
 func (s *simServer) before(peer *server.Peer, command string, args ...string) bool {
 	s.mu.Lock()
-	now, mute, inside := time.Now().Add(s.clockOff), s.mute, s.inside == peer
+	mute, inside := s.mute, s.inside == peer
 	s.mu.Unlock()
 	if !inside { // the script holds a mutex that the passing of time needs
 		s.letTimePass()
@@ -125,6 +125,7 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 		clear(s.known) // there is no other use of it than to flush
 		s.running.Unlock()
 	case "TIME":
+		now := s.clock()
 		peer.WriteLen(2)
 		peer.WriteBulk(strconv.FormatInt(now.Unix(), 10))
 		peer.WriteBulk(strconv.Itoa(now.Nanosecond() / 1000))
@@ -179,6 +180,13 @@ func (s *simServer) holds(key string) (value string, ttl time.Duration) {
 	}
 	value, _ = s.redis.Get(key)
 	return value, s.redis.TTL(key)
+}
+
+// clock returns the time of day as scripts see it.
+func (s *simServer) clock() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Add(s.clockOff)
 }
 
 // leftovers are the keys but those of fencing counters.
