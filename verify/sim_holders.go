@@ -246,7 +246,7 @@ func (s *simulation) checkInspected(c *simCall, info redislock.Info) {
 	}
 	// Others may come and go at the same moment; this one may not.
 	left, there := found[c.lock.Token()+c.lock.Metadata()]
-	if c.believes() && (!there || left < time.Until(c.lock.ValidUntil())) {
+	if c.believes() && (!there || left+time.Millisecond < time.Until(c.lock.ValidUntil())) {
 		s.violationLocked("holder not found", c.turn.Key, "worker %d until %v; found %v", c.turn.Worker, c.validUntil(), found)
 	}
 	if info.Limit > 0 && len(info.Holders) > info.Limit {

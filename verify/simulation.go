@@ -212,7 +212,10 @@ func (s *simulation) setUp() {
 		s.clockRules = s.clockRules || style.severalHolders()
 	}
 	for i := range processes {
-		s.processes = append(s.processes, s.startProcess(i))
+		p := s.startProcess(i)
+		s.mu.Lock()
+		s.processes = append(s.processes, p)
+		s.mu.Unlock()
 	}
 }
 
