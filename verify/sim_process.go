@@ -201,6 +201,7 @@ func (w *simWorker) turn(style simStyle) {
 	ctx, cancel := w.obtaining(style)
 	defer cancel()
 	opt := style.options(w, c)
+	c.turn.kind = c.kind
 	if w.chance(10) && !style.several {
 		w.do(ctx, c, opt)
 		w.newToken() // what Do gave back may be late, too

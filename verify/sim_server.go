@@ -25,8 +25,8 @@ type simServer struct {
 	// runs is told of each script of a lock, and has it run.
 	runs func(s *simServer, script simScript, run func())
 
-	running sync.Mutex           // held while such a script runs
-	inside  *server.Peer         // whose script that is; guarded by mu
+	running sync.Mutex           // held while such a script runs, or a lock is set
+	inside  *server.Peer         // whose command that is; guarded by mu
 	known   map[string]bool      // digests of scripts; guarded by running
 	taken   map[string]simTaking // by key, unless another call has come to count on that since; guarded by running
 
@@ -120,6 +120,13 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 		if !inside {
 			return s.run(peer, command, args)
 		}
+	case "SET":
+		if !inside { // nobody takes a lock while it is looked into
+			s.running.Lock()
+			defer s.running.Unlock()
+			s.dispatchLocked(peer, command, args)
+			return true
+		}
 	case "SCRIPT":
 		s.running.Lock()
 		clear(s.known) // there is no other use of it than to flush
@@ -154,12 +161,14 @@ func (s *simServer) run(peer *server.Peer, command string, args []string) bool {
 }
 
 func (s *simServer) runLocked(peer *server.Peer, command string, args []string, script simScript) bool {
-	s.runs(s, script, func() {
-		s.set(func(s *simServer) { s.inside = peer })
-		s.redis.Server().Dispatch(peer, append([]string{command}, args...))
-		s.set(func(s *simServer) { s.inside = nil })
-	})
+	s.runs(s, script, func() { s.dispatchLocked(peer, command, args) })
 	return true
+}
+
+func (s *simServer) dispatchLocked(peer *server.Peer, command string, args []string) {
+	s.set(func(s *simServer) { s.inside = peer })
+	s.redis.Server().Dispatch(peer, append([]string{command}, args...))
+	s.set(func(s *simServer) { s.inside = nil })
 }
 
 // letTimePass has TTLs pass.
