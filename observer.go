@@ -30,7 +30,8 @@ type Operation struct {
 	Name string
 	// Keys are the lock's keys. They must not be changed.
 	Keys []string
-	// Kind is KindExclusive, KindShared or KindLimited; there may be more in the future.
+	// Kind is KindExclusive, KindShared or KindLimited; there may be more in the future. It is ""
+	// if it is not known: a release by token finds out what it releases.
 	Kind string
 	// TTL is what was asked for; 0 for OpRelease.
 	TTL time.Duration
