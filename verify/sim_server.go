@@ -121,7 +121,8 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 			return s.run(peer, command, args)
 		}
 	case "SET":
-		if !inside { // nobody takes a lock while it is looked into
+		// Nobody takes a lock while it is looked into. That is how a client does it; no script does.
+		if !inside && strings.EqualFold(args[len(args)-1], "nx") {
 			s.running.Lock()
 			defer s.running.Unlock()
 			s.dispatchLocked(peer, command, args)
