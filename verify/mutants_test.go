@@ -225,7 +225,7 @@ var mutants = []mutant{
 	{
 		name: "what is left of former holders counts again", file: "lua/holders.lua",
 		old: "		redis.call('del', KEYS[2])\n", new: "",
-		tests: "Holders_stale", simulated: true, locks: "limited|shared",
+		tests: "Holders_stale",
 	},
 	{
 		name: "a custom token gets a second place", file: "lua/holders.lua",
@@ -270,37 +270,37 @@ var mutants = []mutant{
 	{
 		name: "a writer is let in beside readers", file: "lua/queue.lua",
 		old: "if not free and not room(limit, holders, shared, before) then", new: "if not free and limit ~= '1' and not room(limit, holders, shared, before) then",
-		verify: true, tests: "Faults/one_server$/none", simulated: true, locks: "shared, fair",
+		tests: "QueueRelease_letsIn", simulated: true, locks: "shared, fair",
 	},
 	{
 		name: "the last in the queue comes in first", file: "lua/queue.lua",
 		old: "redis.call('zrange', KEYS[3], 0, 0)", new: "redis.call('zrevrange', KEYS[3], 0, 0)",
-		tests: "Holders_order", simulated: true, locks: "limited, fair|shared, fair",
+		tests: "QueueRelease_letsIn", simulated: true, locks: "limited, fair|shared, fair",
 	},
 	{
 		name: "a release lets in one reader", file: "lua/queue.lua",
 		old: "			redis.call('hdel', KEYS[4], value)\n			if limit == '1' then", new: "			redis.call('hdel', KEYS[4], value)\n			if true then",
-		tests: "Holders_readersComeInTogether", simulated: true, locks: "shared, fair",
+		tests: "QueueRelease_letsIn", simulated: true, locks: "shared, fair",
 	},
 	{
 		name: "readers pass a writer that waits", file: "lua/queue_ask.lua",
 		old: "room(limit, holders, shared)) and redis.call('exists', KEYS[3]) == 0 then", new: "room(limit, holders, shared)) then",
-		tests: "Holders_order", simulated: true, locks: "shared, fair",
+		tests: "QueueAsk_holders", simulated: true, locks: "shared, fair",
 	},
 	{
 		name: "an ask of a holder does not remove the mark", file: "lua/queue_ask.lua",
 		old: "		unmark(value)\n		hold(", new: "		hold(",
-		tests: "Holders_sameToken", simulated: true, locks: "limited, fair, with custom tokens",
+		tests: "QueueAsk_holders", simulated: true, locks: "limited, fair, with custom tokens",
 	},
 	{
 		name: "a late ask of a holder shortens the TTL", file: "lua/queue_ask.lua",
 		old: "math.max(now + ttl * 1000, late and ends or 0)", new: "now + ttl * 1000",
-		simulated: true, locks: "limited, fair|shared, fair",
+		tests: "QueueAsk_holders", simulated: true, locks: "limited, fair|shared, fair",
 	},
 	{
 		name: "nobody comes in when the first in the queue leaves", file: "lua/queue_leave.lua",
 		old: "if passed or holder == '' then", new: "if passed then",
-		tests: "Holders_writerLeaves", simulated: true, locks: "shared, fair",
+		tests: "QueueLeave_holders", simulated: true, locks: "shared, fair",
 	},
 }
 
