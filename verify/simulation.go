@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"regexp"
@@ -31,6 +32,8 @@ const (
 	simLeftover       = 90 * time.Second // after which nothing is left
 	simRemembered     = 2000
 )
+
+var locks = flag.String("locks", "", "the kinds of locks that the simulation has: those whose names match this regular expression; then there is no quorum")
 
 // simCallPrefix begins the metadata of calls.
 const simCallPrefix = "call "

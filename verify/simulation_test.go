@@ -12,10 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-var (
-	simulated = flag.Duration("simulated", 10*time.Minute, "how long, in simulated time, the simulation lasts")
-	locks     = flag.String("locks", "", "the kinds of locks that the simulation has: those whose names match this regular expression; then there is no quorum")
-)
+var simulated = flag.Duration("simulated", 10*time.Minute, "how long, in simulated time, the simulation lasts")
 
 func TestSimulation(t *testing.T) {
 	const longest = 5 * time.Minute // of a round: the more of them the more often it is looked for what is left
