@@ -209,6 +209,9 @@ func (s *simulation) setUp() {
 			s.styles = append(s.styles, style)
 		}
 	}
+	if len(s.styles) == 0 {
+		panic(fmt.Sprintf("-locks %q matches no kind of locks: see simStyles", *locks))
+	}
 	s.random.Shuffle(len(s.styles), func(i, j int) { s.styles[i], s.styles[j] = s.styles[j], s.styles[i] })
 	s.styles = s.styles[:min(2+s.random.IntN(3), len(s.styles))]
 	for _, style := range s.styles {
