@@ -33,7 +33,7 @@ const (
 	simRemembered     = 2000
 )
 
-var locks = flag.String("locks", "", "the kinds of locks that the simulation has: those whose names match this regular expression; then there is no quorum")
+var locks = flag.String("locks", "", "simulate only the kinds of locks whose names match this regular expression, on one server")
 
 // simCallPrefix begins the metadata of calls.
 const simCallPrefix = "call "
