@@ -160,7 +160,7 @@ func TestReleaseByToken_observed(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t).Client()
 	var tally tally
-	var kinds kinds
+	var kinds begunKinds
 	locker := redislock.New(rdb).WithObserver(&tally).WithObserver(&kinds)
 	lock := obtain(t, rdb, reader())
 	require.NoError(t, locker.ReleaseByToken(t.Context(), key, lock.Token()))
