@@ -56,6 +56,9 @@ func newInstance(t *testing.T, now time.Time, options ...gocron.SchedulerOption)
 	)
 	require.NoError(t, err)
 	scheduler.Start()
+	// Never is it exactly the time at which the job is due: gocron would not know whether that run is
+	// over or to come.
+	i.clock.Advance(time.Millisecond)
 	t.Cleanup(func() { require.NoError(t, scheduler.Shutdown()) })
 	return i
 }
