@@ -21,6 +21,8 @@ const (
 	minTTL = time.Second
 	// releasePatience bounds the release: the command has ended, and the lock expires by itself.
 	releasePatience = 2 * time.Second
+	// tryPatience bounds a try of a call that is not to wait.
+	tryPatience = 10 * time.Second
 	// leavePatience bounds the waiting for a call that is to end, but whose Redis does not answer.
 	leavePatience = 3 * time.Second
 )
@@ -127,7 +129,7 @@ func (r *runner) options() *redislock.Options {
 		HoldAtMost:    r.atMost,
 	}
 	if r.noWait {
-		opt.RetryStrategy = redislock.NoRetry()
+		opt.RetryStrategy, opt.MaxWait = redislock.NoRetry(), tryPatience
 	}
 	return opt
 }
@@ -189,14 +191,23 @@ func (r *runner) judge(result obtained, interrupt error) (*redislock.Lock, error
 		return nil, interrupt
 	case result.err == nil:
 		return result.lock, nil
-	case !errors.Is(result.err, redislock.ErrNotObtained):
-		return nil, redisFailure(result.err)
-	case r.quiet:
-		return nil, &failure{code: exitNotObtained}
-	case r.noWait:
-		return nil, fail(exitNotObtained, "%q is held by %s", r.key, r.whoHolds())
+	case errors.Is(result.err, redislock.ErrNotObtained):
+		return nil, r.notObtained()
+	case errors.Is(result.err, context.DeadlineExceeded):
+		return nil, fail(exitRedis, "Redis did not answer within %v", r.options().MaxWait)
 	default:
-		return nil, fail(exitNotObtained, "%q was not obtained within %v: it is held by %s", r.key, r.wait, r.whoHolds())
+		return nil, redisFailure(result.err)
+	}
+}
+
+func (r *runner) notObtained() error {
+	switch {
+	case r.quiet:
+		return &failure{code: exitNotObtained}
+	case r.noWait:
+		return fail(exitNotObtained, "%q is held by %s", r.key, r.whoHolds())
+	default:
+		return fail(exitNotObtained, "%q was not obtained within %v: it is held by %s", r.key, r.wait, r.whoHolds())
 	}
 }
 
@@ -237,19 +248,20 @@ func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var toPass os.Signal
 		select {
 		case <-c.ended:
 			if stopped != nil {
 				c.end(syscall.SIGKILL) // what it has left behind
 			}
 			return stopped
-		case sig := <-r.signals:
-			c.pass(sig)
-			continue
+		case toPass = <-r.signals:
 		case <-gone:
 			gone = nil
 		case <-timer.C:
 		}
+		// First of all, since the lock may have been lost while this process was stopped: then SIGCONT
+		// must not let the child go on.
 		sig, again := guard.look(time.Now(), lock.ValidUntil(), gone == nil)
 		if sig != 0 {
 			if stopped == nil {
@@ -259,8 +271,12 @@ func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 			}
 			c.end(sig)
 		}
-		if sig != syscall.SIGKILL {
-			timer.Reset(again)
+		if sig == syscall.SIGKILL {
+			continue
+		}
+		timer.Reset(again)
+		if toPass != nil {
+			c.pass(toPass)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -10,13 +11,16 @@ import (
 	"github.com/bsm/redislock/internal/redistest"
 )
 
-// Nobody would refresh the lock of a command that goes on.
+// Nobody would refresh the lock of a command that goes on. Whoever is next must be alone.
 func TestRunIsKilled(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	p := start(t, urlOf(server), "run", key, "--", "sh", "-c", "trap '' TERM HUP; echo ready; while :; do read line || :; done")
-	require.Equal(t, "ready", p.line())
-	p.kill(syscall.SIGKILL)
-	p.nobody()
-	assert.EqualValues(t, 1, server.Client().Exists(t.Context(), key).Val(), "the lock is nobody else's yet")
+	args := append([]string{"run", "-ttl", "3s", key, "--"}, exclusive(t, filepath.Join(t.TempDir(), "file"))...)
+	first := start(t, urlOf(server), args...)
+	require.Equal(t, "alone: true", first.line())
+	second := start(t, urlOf(server), args...)
+	awaitWaiters(t, server, 1)
+	first.kill(syscall.SIGKILL)
+	first.nobody()
+	assert.Equal(t, "alone: true", second.line())
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -89,6 +90,26 @@ func TestTerminalStopsBoth(t *testing.T) {
 	p.kill(syscall.SIGCONT)
 	assert.Contains(t, p.line(), "goes on")
 	assert.Equal(t, 5, p.code())
+}
+
+// By then the lock may be somebody else's.
+func TestTerminalStopsBothForTooLong(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := startAtTerminal(t, urlOf(server), "run", "-ttl", "3s", key, "--", "sh", "-c",
+		"trap 'echo goes on' CONT; echo ready; while :; do sleep 0.01; done")
+	require.Equal(t, "ready", p.line())
+	p.press('Z')
+	client := server.Client()
+	require.Eventually(t, func() bool { return client.Exists(context.Background(), key).Val() == 0 }, patience, 10*time.Millisecond)
+	p.kill(syscall.SIGCONT)
+	assert.Equal(t, exitNotHeld, p.code())
+	var text strings.Builder
+	for line := range p.lines {
+		text.WriteString(line)
+	}
+	assert.Contains(t, text.String(), "was lost: lock not held: not refreshed since")
+	assert.NotContains(t, text.String(), "goes on")
 }
 
 func TestProgressAtATerminal(t *testing.T) {
