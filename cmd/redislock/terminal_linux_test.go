@@ -106,7 +106,7 @@ func TestTerminalStopsBothForTooLong(t *testing.T) {
 	for line := range p.lines {
 		text.WriteString(line)
 	}
-	assert.Contains(t, text.String(), "was lost: lock not held: not refreshed since")
+	assert.Contains(t, text.String(), "the command is ended because the lock")
 	assert.NotContains(t, text.String(), "goes on")
 }
 
