@@ -14,7 +14,7 @@ type bounds struct {
 	mark      string        // what they have then; "" without HoldAtLeast
 
 	longest time.Duration // HoldAtMost; 0 without
-	ends    time.Duration // since epoch: when it has been held for its longest
+	ends    time.Duration // since epoch: when HoldAtMost has passed
 
 	givenBack bool // guarded by the lease's mutex
 }
@@ -34,18 +34,18 @@ func unmarked(value string) (before string, released bool) {
 func (o *Options) checkBounds() error {
 	switch {
 	case o.MaxWait < 0:
-		return fmt.Errorf("redislock: MaxWait of %v: it bounds the waiting, 0 is no bound of its own", o.MaxWait)
+		return fmt.Errorf("redislock: MaxWait of %v is negative: use a positive time, or 0 for no limit of its own", o.MaxWait)
 	case o.HoldAtLeast < 0:
-		return fmt.Errorf("redislock: HoldAtLeast of %v: use a time that is not negative, 0 frees the lock at its release", o.HoldAtLeast)
+		return fmt.Errorf("redislock: HoldAtLeast of %v is negative: use a positive time, or 0 to free the lock at its release", o.HoldAtLeast)
 	case o.HoldAtMost != 0 && o.HoldAtMost < time.Millisecond:
 		return fmt.Errorf("redislock: HoldAtMost of %v is too short: use at least 1ms, or 0 for no limit", o.HoldAtMost)
 	case o.HoldAtMost != 0 && o.HoldAtLeast > o.HoldAtMost:
-		return fmt.Errorf("redislock: HoldAtLeast of %v is longer than HoldAtMost of %v: a lock is lost after the latter, "+
-			"and one that was lost does not stay; raise HoldAtMost", o.HoldAtLeast, o.HoldAtMost)
+		return fmt.Errorf("redislock: HoldAtLeast of %v is longer than HoldAtMost of %v, after which the lock is lost: "+
+			"raise HoldAtMost", o.HoldAtLeast, o.HoldAtMost)
 	case o.HoldAtLeast > 0 && o.Shared:
-		return fmt.Errorf("redislock: HoldAtLeast of %v with Shared: other readers would come in all the same; use Limit, or an exclusive lock", o.HoldAtLeast)
+		return fmt.Errorf("redislock: HoldAtLeast of %v with Shared: other readers would be let in anyway; use Limit, or an exclusive lock", o.HoldAtLeast)
 	case o.HoldAtLeast > 0 && strings.HasPrefix(o.Token, keepMark):
-		return fmt.Errorf("redislock: Token %q with HoldAtLeast: it must not begin with a zero byte, as does the value of a key that stays", o.Token)
+		return fmt.Errorf("redislock: Token %q with HoldAtLeast: it must not begin with a zero byte, which marks released keys", o.Token)
 	default:
 		return nil
 	}
@@ -122,7 +122,7 @@ func (b *bounds) exhaustedBy(refreshed, validUntil time.Duration) bool {
 type overdueError time.Duration
 
 func (e overdueError) Error() string {
-	return fmt.Sprintf("%v: held for its longest, %v", ErrLockNotHeld, time.Duration(e))
+	return fmt.Sprintf("%v: held for as long as HoldAtMost allows, %v", ErrLockNotHeld, time.Duration(e))
 }
 
 func (e overdueError) Unwrap() error { return ErrLockNotHeld }

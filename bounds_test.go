@@ -422,9 +422,9 @@ func TestOptions_holdAtMost(t *testing.T) {
 			assert.Greater(t, held, longest-ttl/100, name)
 			synctest.Wait() // for the log
 			cause := context.Cause(ctx)
-			assert.EqualError(t, cause, "redislock: lock not held: held for its longest, 1m5s", name)
+			assert.EqualError(t, cause, "redislock: lock not held: held for as long as HoldAtMost allows, 1m5s", name)
 			assert.ErrorIs(t, cause, redislock.ErrLockNotHeld)
-			assert.Contains(t, logged.String(), "held for its longest")
+			assert.Contains(t, logged.String(), "held for as long as HoldAtMost allows")
 			assert.Equal(t, redislock.ErrNotObtained, lock.Refresh(t.Context(), ttl, nil))
 			assert.EqualValues(t, 1, redislock.GetStats().Lost-before)
 			tally.require(t, map[string]int{"obtain success": 1, "hold overdue": 1})
@@ -476,7 +476,7 @@ func TestOptions_holdAtMostLessThanTheTTL(t *testing.T) {
 			before := redislock.GetStats().Lost
 			require.Equal(t, redislock.ErrNotObtained, lock.Refresh(t.Context(), time.Hour, nil))
 			require.EqualValues(t, 1, redislock.GetStats().Lost-before)
-			require.ErrorContains(t, context.Cause(lock.Context(t.Context())), "held for its longest")
+			require.ErrorContains(t, context.Cause(lock.Context(t.Context())), "held for as long as HoldAtMost allows")
 			require.Equal(t, redislock.ErrLockNotHeld, lock.Release(t.Context()))
 			for _, node := range nodes {
 				requireGone(t, node, key)

@@ -24,9 +24,9 @@ const (
 	mostCampaignWait  = time.Second
 )
 
-// An Election has one of many candidates lead at a time: the one that holds a lock. Each process
-// that may lead has an Election with the same key, and is a candidate while Run runs. It is safe
-// for concurrent use.
+// An Election makes one of many candidates the leader: the one that holds a lock. Each process that
+// may lead has an Election with the same key, and is a candidate while Run runs. An Election is
+// safe for concurrent use.
 type Election struct {
 	client *Client
 	keys   []string
@@ -38,14 +38,14 @@ type Election struct {
 	leading *Lock // nil: it does not
 }
 
-// NewElection returns a candidate for the leadership that the lock of the given key stands for.
-// Another takes over within ttl from a leader that has died. Candidates wait in order, and the
-// leadership is kept up, unless opt says otherwise: by default its RetryStrategy is [FairQueue]
-// and its Watchdog a [TickWatchdog] that refreshes after a third of ttl. opt.Metadata says who
-// the candidate is ([Election.Leader]). HoldAtMost limits a term, HoldAtLeast is the least time
-// between the beginnings of two.
+// NewElection returns a candidate for the leadership that the lock of the given key stands for. If
+// the leader dies, another candidate takes over within ttl. Unless opt says otherwise, candidates
+// wait in order and the leadership is renewed: the default RetryStrategy is [FairQueue], and the
+// default Watchdog a [TickWatchdog] that refreshes every third of ttl. opt.Metadata says who the
+// candidate is ([Election.Leader]). HoldAtMost limits a term; HoldAtLeast is the least time between
+// the beginnings of two terms.
 //
-// opt is copied, and may be nil. That arguments are unusable is an error of Run, and of Leader.
+// opt is copied, and may be nil. Run and Leader return an error if an argument is invalid.
 func NewElection(client *Client, key string, ttl time.Duration, opt *Options) *Election {
 	e := &Election{keys: []string{key}, ttl: ttl}
 	if client != nil {
@@ -65,28 +65,29 @@ func NewElection(client *Client, key string, ttl time.Duration, opt *Options) *E
 	return e
 }
 
-// Run waits until the candidate leads, for as long as ctx allows, and runs fn. The context that
-// fn gets ends with the leadership or with ctx; context.Cause tells which, as for [Lock.Context].
-// The leadership is given up once fn has returned or panicked, not before: while fn still works
-// with a lock that is not lost, nobody else leads.
+// Run waits until the candidate leads, for as long as ctx allows, and runs fn. The context passed to
+// fn ends with the leadership or with ctx; context.Cause says which, as for [Lock.Context]. The
+// leadership is given up only after fn has returned or panicked: while fn still works with a lock
+// that is not lost, nobody else leads.
 //
-// If the leadership was lost before fn returned, Run waits until fn does, logs what it returned,
-// and campaigns again. So fn may run several times, one after the other, and has to return when its
+// If the leadership is lost before fn returns, Run waits until fn does, logs what it returned, and
+// campaigns again. So fn may run several times, one after the other, and must return when its
 // context ends. It never runs without the leadership.
 //
-// While Redis cannot be asked, that is logged and Run goes on trying. It returns
+// While Redis does not answer, Run logs that and keeps trying. It returns
 //
-//   - what fn returned, if that was its own decision or because ctx ended; joined with an error that
-//     is ErrLockNotHeld to errors.Is if the leadership then turns out to be somebody else's;
+//   - what fn returned, if fn returned of its own accord or because ctx ended; joined with an
+//     error in which errors.Is finds ErrLockNotHeld, if the leadership then turns out to be
+//     somebody else's;
 //   - ctx's error, if ctx ends while the candidate does not lead;
 //   - ErrNotObtained, as [Client.Obtain] does, if a campaign has taken opt.MaxWait, or its
 //     RetryStrategy has no more tries;
-//   - an error that says so if fn is nil, an argument of NewElection unusable, the Redis client
-//     closed, or if Run is running already: a process may be several candidates by as many
+//   - a clear error if fn is nil, an argument of NewElection is invalid, the Redis client is
+//     closed, or Run is already running. For several candidates in one process, use several
 //     Elections.
 func (e *Election) Run(ctx context.Context, fn func(ctx context.Context) error) error {
 	if fn == nil {
-		return errors.New("redislock: Run has no function to run: fn is nil")
+		return errors.New("redislock: Run needs a function to run: fn is nil")
 	}
 	if err := e.begin(); err != nil {
 		return err
@@ -111,7 +112,7 @@ func (e *Election) begin() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.running {
-		return fmt.Errorf("redislock: Run for key %q is running already: use an Election for each candidate", e.keys[0])
+		return fmt.Errorf("redislock: Run for key %q is already running: use one Election for each candidate", e.keys[0])
 	}
 	e.running = true
 	return nil
@@ -156,7 +157,7 @@ func (e *Election) campaign(ctx context.Context) (*Lock, context.Context, error)
 		case errors.Is(err, ErrNotObtained), errors.Is(err, redis.ErrClosed), redis.HasErrorPrefix(err, "CROSSSLOT"):
 			return nil, nil, err
 		}
-		opt.logger().Warn("redislock: campaign failed and goes on", "key", e.keys[0], "error", err)
+		opt.logger().Warn("redislock: campaign failed, trying again", "key", e.keys[0], "error", err)
 		select {
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
@@ -178,7 +179,7 @@ func (e *Election) lead(ctx context.Context, lock *Lock, holding context.Context
 		cause := lock.finish(ctx)
 		switch {
 		case lost:
-			lock.log().Warn("redislock: leadership was lost", "key", e.keys[0], "cause", cause, "returned", err)
+			lock.log().Warn("redislock: leadership lost", "key", e.keys[0], "cause", cause, "returned", err)
 		case cause != nil:
 			err = errors.Join(err, cause)
 		}
@@ -195,8 +196,8 @@ func (e *Election) setLeading(lock *Lock) {
 	e.leading = lock
 }
 
-// IsLeader reports whether the candidate leads: whether fn of Run runs, and the lock is certain to
-// be held ([Lock.ValidUntil]). It does not ask Redis.
+// IsLeader reports whether the candidate leads: whether Run is running fn, and the lock is certain
+// to be held ([Lock.ValidUntil]). It does not ask Redis.
 func (e *Election) IsLeader() bool {
 	e.mu.Lock()
 	lock := e.leading
@@ -204,12 +205,12 @@ func (e *Election) IsLeader() bool {
 	return lock != nil && lock.lease.remaining() > 0
 }
 
-// Leader asks Redis who leads, of all candidates, and returns the metadata of that one's Options. It
-// returns ErrNoLeader if nobody does, or an error of the Redis client. The answer may be old when it
+// Leader asks Redis which candidate leads, and returns the metadata of its Options. It returns
+// ErrNoLeader if nobody leads, or the error of the Redis client. The answer may be outdated when it
 // arrives. On a quorum it is what a majority of the nodes says.
 //
 // Redis cannot tell where in a value the token ends and the metadata begins: if candidates have
-// custom tokens ([Options].Token), all must have one of the same length.
+// custom tokens ([Options].Token), all of these must have the same length.
 func (e *Election) Leader(ctx context.Context) (metadata string, err error) {
 	if err := e.check(); err != nil {
 		return "", err

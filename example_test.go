@@ -132,7 +132,6 @@ func ExampleFairQueue() {
 	}
 	done := make(chan struct{})
 	for i := range 3 {
-		waits := redislock.GetStats().Backoff
 		go func() {
 			_ = locker.Do(ctx, "my-key", time.Minute, opt, func(context.Context) error {
 				fmt.Println("waiter", i)
@@ -140,8 +139,9 @@ func ExampleFairQueue() {
 			})
 			done <- struct{}{}
 		}()
-		for redislock.GetStats().Backoff == waits { // until it waits
-			time.Sleep(time.Millisecond)
+		// For this example only: each asks after the one before it.
+		if err := redistest.AwaitQueue(ctx, client, "my-key", i+1); err != nil {
+			log.Fatalln(err)
 		}
 	}
 	if err := lock.Release(ctx); err != nil {

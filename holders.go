@@ -59,13 +59,13 @@ func (o *Options) several() string {
 func (o *Options) checkHolders(keys []string) error {
 	switch {
 	case o.Limit < 0:
-		return fmt.Errorf("redislock: Limit of %d: it counts holders; use 0 or 1 for an exclusive lock", o.Limit)
+		return fmt.Errorf("redislock: Limit of %d is negative: use the number of holders, or 0 or 1 for an exclusive lock", o.Limit)
 	case o.Limit > math.MaxInt32:
-		return fmt.Errorf("redislock: Limit of %d is too large: use at most %d, or Shared for no limit at all", o.Limit, math.MaxInt32)
+		return fmt.Errorf("redislock: Limit of %d is too large: use at most %d, or Shared for no limit", o.Limit, math.MaxInt32)
 	case o.Shared && o.Limit > 0:
 		return fmt.Errorf("redislock: Limit of %d with Shared: a shared lock has no limit; set one of the two", o.Limit)
 	case o.several() != "" && len(keys) > 1:
-		return fmt.Errorf("redislock: %s with %d keys, of which %q is the first: only the lock of a single key can have several holders",
+		return fmt.Errorf("redislock: %s with %d keys, the first of which is %q: only a lock of one key can have several holders",
 			o.several(), len(keys), keys[0])
 	default:
 		return nil
@@ -91,8 +91,8 @@ func (s *server) besideKeys(key string) bool {
 // checkBeside finds out that an option which needs those keys cannot be met.
 func (s *server) checkBeside(key, what string) error {
 	if !s.besideKeys(key) {
-		return fmt.Errorf("redislock: key %q cannot be used with %s: because of its closing brace "+
-			"the keys beside it would be in another slot; give it a {hash tag}", key, what)
+		return fmt.Errorf("redislock: key %q cannot be used with %s: its closing brace would put "+
+			"the keys beside it into another slot; give it a {hash tag}", key, what)
 	}
 	return nil
 }
@@ -118,7 +118,12 @@ func (e otherKindError) Error() string {
 	if e.limit != sharedLimit {
 		wanted, found = fmt.Sprintf("Limit of %d", e.limit), "Shared"
 	}
-	return fmt.Sprintf("redislock: %s for key %q, which is held with %s: the two do not mix on one key; use another key", wanted, e.key, found)
+	return fmt.Sprintf("redislock: %s for key %q, which is held with %s: one key cannot have both; use another key", wanted, e.key, found)
+}
+
+func isOtherKind(err error) bool {
+	_, ok := err.(otherKindError)
+	return ok
 }
 
 // severalHolders reports whether the lock may have others beside this holder.

@@ -7,53 +7,52 @@ import (
 	"time"
 )
 
-// Info is what [Inspect] finds out about a key. The zero Info says that nobody holds it and
-// nobody waits for it.
+// Info is what [Inspect] returns. The zero Info means that nobody holds the key and nobody waits for
+// it.
 type Info struct {
-	// Holders are those who hold the lock: one, or several of a shared or limited lock, those
-	// first whose time ends first.
+	// Holders are the holders of the lock: one, or several if the lock is shared or limited. Those
+	// whose time ends first come first.
 	Holders []Holder
-	// Limit is the largest limit of the holders: 1 of an exclusive lock, 0 of a shared one
-	// and if there are no holders.
+	// Limit is the largest limit of the holders: 1 for an exclusive lock, 0 for a shared one and
+	// without holders.
 	Limit int
-	// Waiters are those in the [FairQueue] of the key, in order. Callers that wait in any other way
-	// are not known to Redis.
+	// Waiters are the callers in the [FairQueue] of the key, in order. Redis does not know of
+	// callers that wait in any other way.
 	Waiters []Waiter
 }
 
-// A Holder is one who holds a lock.
+// A Holder is one holder of a lock.
 type Holder struct {
-	Value  string        // token and metadata, as one
-	TTL    time.Duration // that is left, in whole milliseconds; negative if the key has none
-	Shared bool          // it holds the lock with Options.Shared
+	Value  string        // token and metadata, concatenated
+	TTL    time.Duration // what is left, in whole milliseconds; negative if the key has no TTL
+	Shared bool          // with Options.Shared
 
-	// Released is whether the holder has released the lock, which nobody can obtain before
-	// its Options.HoldAtLeast is over.
+	// Released is whether the holder has already released the lock, which nobody can obtain until
+	// its Options.HoldAtLeast has passed.
 	Released bool
 }
 
-// A Waiter is one who waits in a [FairQueue].
+// A Waiter is a caller that waits in a [FairQueue].
 type Waiter struct {
-	Value string    // token and metadata, as one
+	Value string    // token and metadata, concatenated
 	Since time.Time // by the server's clock
 }
 
-// Inspect tells who holds the lock of a key and who waits for it, in one script that changes
-// nothing. The lock may be of any kind; one that another library holds by the same algorithm is
-// found too.
+// Inspect returns who holds the lock of a key and who waits for it. It runs one script, which changes
+// nothing. The lock may be of any kind, including one that another library holds by the same
+// algorithm.
 //
 // The answer is old when it arrives: it is for people and dashboards, not for deciding what may be
 // done. Whoever wants the lock has to obtain it.
 //
-// It returns the error of the Redis client, and an error that says so if there is no client or key
-// is empty.
+// It returns the error of the Redis client, or a clear error if there is no client or key is empty.
 func Inspect(ctx context.Context, client RedisClient, key string) (Info, error) {
 	s := newServer(client)
 	switch {
 	case s.client == nil:
 		return Info{}, errNoClient
 	case key == "":
-		return Info{}, errors.New("redislock: the key to inspect is empty: a lock has a name")
+		return Info{}, errors.New("redislock: the key to inspect is empty: name a lock")
 	}
 	keys := []string{key}
 	if s.besideKeys(key) {

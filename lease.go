@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Why a lock has ended. Each of them is also ErrLockNotHeld.
+// These are the reasons why a lock has ended. errors.Is finds ErrLockNotHeld in each.
 var (
 	errReleased = fmt.Errorf("%w: released", ErrLockNotHeld)
 	errGone     = fmt.Errorf("%w: its key is gone or somebody else's", ErrLockNotHeld)
@@ -25,7 +25,7 @@ func sinceEpoch() time.Duration {
 	return time.Since(epoch)
 }
 
-// A lease is what a holder may believe of its lock without asking Redis.
+// A lease is what a holder may believe about its lock without asking Redis.
 type lease struct {
 	mu         sync.Mutex
 	refreshed  time.Duration // since epoch: when the TTL was last set for sure
@@ -287,15 +287,15 @@ func (l *Lock) lost(cause error) {
 	}
 }
 
-// ValidUntil is a time until which the lock is sure to be held unless it is
-// released, which takes no call to Redis to know: when the command that set the
-// TTL was about to be sent, plus the TTL, less a hundredth of it for a clock of the
-// server that runs fast. Each refresh that succeeds moves it. Once the lock has
-// ended it is in the past; it is the zero time for a nil lock.
+// ValidUntil returns the time until which the lock is certain to be held, unless it is released.
+// It makes no call to Redis: it is the time just before the command that set the TTL was sent,
+// plus the TTL, less one percent of it in case the server's clock runs fast. Every successful
+// refresh moves it. Once the lock has ended, it is in the past. It is the zero time for a nil
+// lock.
 //
-// What it cannot cover is data that the server loses, the time that passes in this
-// process between looking at it and acting on it, the time for which a Linux machine is
-// suspended, and other calls with the same custom token ([Options].Token).
+// It cannot account for data that the server loses, for the time that passes in this process
+// between checking it and acting on it, for the time during which a Linux machine is suspended,
+// or for other calls with the same custom token ([Options].Token).
 func (l *Lock) ValidUntil() time.Time {
 	if l == nil {
 		return time.Time{}
@@ -305,22 +305,21 @@ func (l *Lock) ValidUntil() time.Time {
 	return epoch.Add(l.lease.validUntil)
 }
 
-// Done returns a channel that is closed once the lock is no longer held for sure:
+// Done returns a channel that is closed once the lock may no longer be held:
 //
 //   - when Release is called;
-//   - when a refresh, the watchdog's or one's own, finds that the key is gone or
+//   - when a refresh, by the watchdog or by the holder, finds that the key is gone or
 //     somebody else's;
-//   - when [Lock.ValidUntil] passes, whatever keeps the refreshes from succeeding.
+//   - when [Lock.ValidUntil] passes, whatever keeps refreshes from succeeding.
 //
-// While it is open nobody else holds the lock, as far as the server keeps its data and no
-// other call has the same custom token ([Options].Token). Once it is closed it stays so,
-// and Refresh returns ErrNotObtained: the lock has to be obtained anew. The channel of a
-// nil lock is closed.
+// While it is open nobody else holds the lock, as long as the server keeps its data and no other
+// call has the same custom token ([Options].Token). Once closed it stays closed, and Refresh
+// returns ErrNotObtained: the lock has to be obtained again. The channel of a nil lock is closed.
 //
-// A process that was paused learns of the end only when it goes on. On a Linux machine
-// that was suspended the rest of the TTL begins to pass only then: the channel closes after
-// that, or when the next refresh finds the lock gone. See [Lock.FenceToken] for what to do
-// about what is done meanwhile.
+// A paused process learns of the end only when it resumes. On a Linux machine that was suspended,
+// the rest of the TTL starts to pass only then: the channel closes after that, or when the next
+// refresh finds the lock gone. See [Lock.FenceToken] for how to protect against what such a
+// holder still does.
 func (l *Lock) Done() <-chan struct{} {
 	if l == nil {
 		return canceled(context.Background(), errNever).Done()
@@ -328,14 +327,13 @@ func (l *Lock) Done() <-chan struct{} {
 	return l.ended().Done()
 }
 
-// Context returns a copy of parent that is canceled when the lock ends, as
-// [Lock.Done] says. Its context.Cause is then an error that is ErrLockNotHeld to
-// errors.Is and says why: the lock was released, is somebody else's, or was not
-// refreshed in time because of the last error of the Redis client, which errors.Is
-// finds too.
+// Context returns a copy of parent that is canceled when the lock ends, as described at
+// [Lock.Done]. errors.Is then finds ErrLockNotHeld in its context.Cause, whose text says why: the
+// lock was released, is somebody else's, or was not refreshed in time because of the last error
+// of the Redis client, which errors.Is finds too.
 //
-// The context of a nil lock is canceled from the start. What is held for the
-// context is freed when the lock or parent ends.
+// The context of a nil lock is canceled from the start. Resources of the context are freed when
+// the lock or parent ends.
 func (l *Lock) Context(parent context.Context) context.Context {
 	if l == nil {
 		return canceled(parent, errNever)
@@ -356,19 +354,18 @@ func canceled(parent context.Context, cause error) context.Context {
 	return ctx
 }
 
-// Do obtains the lock of the given key, runs fn while it holds it, and releases it,
-// also if fn panics or calls runtime.Goexit. The context that fn gets is that of
-// [Lock.Context]: it is canceled if the lock is lost meanwhile, which fn should heed.
-// Give opt a Watchdog if fn may take longer than ttl.
+// Do obtains the lock of the given key, runs fn while it holds it, and releases it, even if fn
+// panics or calls runtime.Goexit. The context passed to fn is that of [Lock.Context]: it is
+// canceled if the lock is lost, and fn should then return. Give opt a Watchdog if fn may take
+// longer than ttl.
 //
-// If the lock cannot be obtained, fn does not run and the error is that of
-// [Client.Obtain]. Else Do returns fn's error; if the lock was lost before fn had
-// returned, joined with an error that says why and is ErrLockNotHeld to errors.Is.
-// A release that Redis does not answer is no error: the work is done, and the lock
-// will expire.
+// If the lock cannot be obtained, fn does not run, and the error is that of [Client.Obtain].
+// Otherwise Do returns fn's error. If the lock was lost before fn returned, that is joined with
+// an error that says why, in which errors.Is finds ErrLockNotHeld. A release that Redis does not
+// answer is not an error: the work is done, and the lock will expire.
 func (c *Client) Do(ctx context.Context, key string, ttl time.Duration, opt *Options, fn func(ctx context.Context) error) (err error) {
 	if fn == nil {
-		return errors.New("redislock: Do has no function to run: fn is nil")
+		return errors.New("redislock: Do needs a function to run: fn is nil")
 	}
 	lock, holding, err := c.obtainAndCount(ctx, []string{key}, ttl, opt)
 	if err != nil {

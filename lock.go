@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Lock is a lock that was obtained. It is safe for concurrent use. Methods of a
-// nil *Lock do not panic: they say that no lock is held.
+// Lock is a lock that was obtained. It is safe for concurrent use. Methods of a nil *Lock do not
+// panic: they report that no lock is held.
 type Lock struct {
 	*Client
 	claim    claim // nil for a lock that was not obtained
@@ -96,7 +96,7 @@ func (l *Lock) log() *slog.Logger {
 	return l.logger
 }
 
-// Key returns the lock's key; of several the first.
+// Key returns the lock's key, or the first one of several.
 func (l *Lock) Key() string {
 	if l == nil || len(l.keys) == 0 {
 		return ""
@@ -133,13 +133,13 @@ func (l *Lock) Metadata() string {
 	return l.text()[l.tokenLen:]
 }
 
-// FenceToken returns the lock's fencing token: a number that grows with each
-// acquisition, from 1, so that a resource can tell a holder from those before it.
-// Obtaining a lock again by the token that holds it does not change the number.
-// It is 0 for a lock without [Options].FenceKey.
+// FenceToken returns the lock's fencing token: a number, from 1, that grows with each
+// acquisition, so that a resource can distinguish a holder from earlier ones. Obtaining a lock
+// again by the token that holds it does not change the number. It is 0 for a lock without
+// [Options].FenceKey.
 //
 // See https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html
-// for what it is good for.
+// for how to use it.
 func (l *Lock) FenceToken() int64 {
 	if l == nil {
 		return 0
@@ -147,10 +147,9 @@ func (l *Lock) FenceToken() int64 {
 	return l.fence
 }
 
-// TTL asks Redis how long the lock is still held if nobody refreshes it; of
-// several keys the shortest time counts. It is 0 without an error if the lock is
-// not held any more. It returns ErrLockNotHeld for a nil lock, else what errors
-// the Redis client returns.
+// TTL asks Redis how long the lock will still be held if nobody refreshes it. With several keys
+// the shortest time counts. It returns 0 and no error if the lock is no longer held,
+// ErrLockNotHeld for a nil lock, and otherwise the error of the Redis client.
 func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 	if l == nil {
 		return 0, ErrLockNotHeld
@@ -162,27 +161,26 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 	return time.Duration(max(ms, 0)) * time.Millisecond, err
 }
 
-// Refresh gives the lock a new TTL that begins now, longer or shorter than what
-// is left of the old one. If Redis does not answer it tries again as
-// opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
-// they do in [Client.Obtain].
+// Refresh gives the lock a new TTL that begins now. It may be longer or shorter than what is left
+// of the old one. If Redis does not answer, it tries again as opt.RetryStrategy says; the other
+// options do not matter. ttl and ctx mean what they do in [Client.Obtain].
 //
-// A refresh may take effect again within the next 3 seconds if its reply took long, so that
-// the Redis client may have sent it twice, or if it was not answered, on a quorum not by all
-// nodes. If its TTL was shorter than that of one that succeeds meanwhile, [Lock.ValidUntil]
-// goes by the shorter.
+// A refresh may take effect a second time within the next 3 seconds, if its reply took so long
+// that the Redis client may have sent it twice, or if it was not answered (on a quorum: not by
+// all nodes). If its TTL was shorter than that of a refresh that succeeds meanwhile,
+// [Lock.ValidUntil] goes by the shorter one.
 //
 // Errors:
 //
-//   - ErrNotObtained, as it is and without another try, if the lock is not held
-//     any more; a nil lock never was. So it is if Redis has refreshed the lock, but
-//     the reply came after [Lock.Done] had closed, or after the new TTL had passed.
-//     Then the key is deleted in the background, unless the token is a custom one.
-//   - The last error of the Redis client if the strategy has no more tries; joined
-//     with the context's error, or with context.DeadlineExceeded, if waiting for
-//     the next one had to end.
-//   - The context's error if ctx is over already, or an error that names ttl if it is
-//     under a millisecond. Then nothing is sent, and the lock stays as it is.
+//   - ErrNotObtained, bare and without another try, if the lock is no longer held; a nil
+//     lock never was. The same goes if Redis has refreshed the lock, but the reply came
+//     after [Lock.Done] had closed, or after the new TTL had passed. The key is then deleted
+//     in the background, unless the token is a custom one.
+//   - The last error of the Redis client if the strategy has no more tries; joined with the
+//     context's error, or with context.DeadlineExceeded, if waiting for the next try had to
+//     end.
+//   - The context's error if ctx is already over, or an error that names ttl if it is under
+//     a millisecond. Nothing is sent then, and the lock stays as it is.
 func (l *Lock) Refresh(ctx context.Context, ttl time.Duration, opt *Options) error {
 	canceled, err := l.refresh(ctx, ttl, opt)
 	stats.refresh.count(err, canceled)
@@ -262,17 +260,17 @@ func (l *Lock) refreshArgs(shorten bool, ttl time.Duration) []any {
 // releaseTimeout bounds what is done for a caller whose context is over.
 const releaseTimeout = time.Second
 
-// Release gives the lock back and stops its watchdog. It tries even if ctx is
-// over, for at most a second then, so that
+// Release gives the lock back and stops its watchdog. It tries even if ctx is already over, for at
+// most a second then, so that
 //
 //	defer lock.Release(ctx)
 //
-// does its work also where ctx was cancelled meanwhile. Otherwise it returns when
-// ctx ends, although the Redis client may still be waiting for its reply.
+// works even where ctx has been cancelled. Otherwise it returns when ctx ends, even if the Redis
+// client is still waiting for its reply.
 //
-// It returns ErrLockNotHeld if the lock is not held any more, was released before
-// or is nil, and the error of the Redis client or of ctx if Redis did not answer:
-// then the lock may be held until its TTL has passed.
+// It returns ErrLockNotHeld if the lock is no longer held, was released before, or is nil. If
+// Redis did not answer, it returns the error of the Redis client or of ctx, and the lock may be
+// held until its TTL has passed.
 func (l *Lock) Release(ctx context.Context) error {
 	var observed *observation
 	if l != nil {

@@ -6,64 +6,62 @@ import (
 	"time"
 )
 
-// An Observer is told what happens to the locks of a [Client], for traces and histograms.
-// The modules github.com/bsm/redislock/otel and github.com/bsm/redislock/rlprome have one
-// each. It is called by the goroutines that use the locks, and so must be safe for
-// concurrent use and quick.
+// An Observer is told what happens to the locks of a [Client], for traces and histograms. The
+// modules github.com/bsm/redislock/otel and github.com/bsm/redislock/rlprome each have one. The
+// goroutines that use the locks call it, so it must be safe for concurrent use, and fast.
 type Observer interface {
-	// Begin is called before an operation begins. It returns the context for the operation,
-	// ctx or one derived from it, and a function that is called once the operation has
-	// ended, by any goroutine; it may be nil.
+	// Begin is called before an operation. It returns the context for the operation (ctx, or
+	// one derived from it) and a function that is called once the operation has ended, by any
+	// goroutine. The function may be nil.
 	Begin(ctx context.Context, op Operation) (context.Context, func(Outcome))
 }
 
-// What an [Operation] may be.
+// Names of an [Operation].
 const (
-	OpObtain  = "obtain"  // a call of Obtain or ObtainMulti, and that in Do
-	OpHold    = "hold"    // from the success of that until Release is called or the lock is lost
-	OpRelease = "release" // a call of Release, and that in Do
+	OpObtain  = "obtain"  // a call of Obtain or ObtainMulti, including the one in Do
+	OpHold    = "hold"    // from then until Release is called or the lock is lost
+	OpRelease = "release" // a call of Release, including the one in Do
 )
 
-// What the [Operation].Kind of a lock may be.
+// Values of [Operation].Kind.
 const (
 	KindExclusive = "exclusive"
-	KindShared    = "shared"   // by Options.Shared
-	KindLimited   = "limited"  // by an Options.Limit of more than 1
+	KindShared    = "shared"   // with Options.Shared
+	KindLimited   = "limited"  // with an Options.Limit of more than 1
 	KindElection  = "election" // the leadership of an Election
 )
 
-// An Operation is what an [Observer] is told of.
+// An Operation is something that an [Observer] is told about.
 type Operation struct {
-	// Name is OpObtain, OpHold or OpRelease; there may be more in the future.
+	// Name is OpObtain, OpHold or OpRelease. There may be more in the future.
 	Name string
-	// Keys are the lock's keys. They must not be changed.
+	// Keys are the lock's keys. Do not change them.
 	Keys []string
-	// Kind is what kind of lock it is: KindExclusive, KindShared, KindLimited or KindElection; there
-	// may be more in the future. It is "" for a release by token, which does not know it.
+	// Kind is the kind of lock: KindExclusive, KindShared, KindLimited or KindElection. There may
+	// be more in the future. It is "" for a release by token, which does not know the kind.
 	Kind string
-	// TTL is what was asked for; 0 for OpRelease.
+	// TTL is the TTL that was asked for; 0 for OpRelease.
 	TTL time.Duration
 }
 
 // An Outcome is how an [Operation] ended.
 type Outcome struct {
-	// Result is "success", "failed", "error" or "cancel", by the counter of [Status] that
-	// the call moved. A hold's is "success" if the lock was released, else "lost"; "overdue" if it
-	// was lost because of [Options].HoldAtMost.
+	// Result is "success", "failed", "error" or "cancel", after the counter of [Status] that the
+	// call moved. For a hold it is "success" if the lock was released, "overdue" if it was lost
+	// because of [Options].HoldAtMost, and otherwise "lost".
 	Result string
-	// Err is what the call returned, and of a hold why the lock was lost.
+	// Err is the error that the call returned; for a hold, why the lock was lost.
 	Err error
-	// Waited is how long an obtain waited for a lock that somebody else held: from the
-	// first answer that said so. It is 0 if it did not have to wait.
+	// Waited is how long an obtain waited for a lock that somebody else held, from the first
+	// answer that said so. It is 0 if the call did not have to wait.
 	Waited time.Duration
 }
 
-// WithObserver returns a client that does what c does and also tells o of it. A client may
-// have several observers. A nil o changes nothing.
+// WithObserver returns a client that does what c does and also calls o. A client may have several
+// observers. A nil o changes nothing.
 //
-// An observed lock ends as one does on which [Lock.Done] was called: without a release or
-// a refresh it is lost when its [Lock.ValidUntil] passes. Without an observer there is no
-// cost.
+// An observed lock ends like one on which [Lock.Done] was called: without a release or a refresh it
+// is lost when its [Lock.ValidUntil] passes. Without an observer there is no cost.
 func (c *Client) WithObserver(o Observer) *Client {
 	if c == nil || o == nil {
 		return c

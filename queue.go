@@ -10,30 +10,30 @@ import (
 // leaveGrace is how long a caller whose waiting is over stays until it is out of the queue.
 const leaveGrace = 250 * time.Millisecond
 
-// FairQueue waits in order: callers get the lock in the order in which they first asked
-// for it, over all processes, and nobody polls. A release hands the lock to the next
-// waiter in the same step, and a message wakes that waiter, so that nobody can slip in
-// between. It waits until the context ends; without a deadline, until the TTL has passed
-// since the call.
+// FairQueue waits in order: callers get the lock by time of first request (server clock), across all
+// processes, and nobody polls. A release hands the lock to the next waiter in the same step, and a
+// message wakes that waiter, so nobody can slip in between. Waiting ends with the context or, if
+// the context has no deadline, when the TTL has passed since the call ([Options].MaxWait).
 //
-// All that contend for a lock in order have to use FairQueue. It is safe to mix with
-// others: a caller without it may overtake the queue when the lock is free, and behind
-// such a holder the queue moves on within about a second of its release or expiry.
+// All callers that compete for a lock should use FairQueue. Mixing it with other strategies is safe,
+// but a caller without it may overtake the queue when the lock is free, and behind such a holder
+// the queue moves on only within about a second of its release or expiry.
 //
-// A waiter whose process has died is skipped. One that hangs costs the others its TTL,
-// once; one that has not been heard of for about 3 seconds nothing.
+// A waiter whose process has died is skipped. One that hangs costs the others its TTL, once; one that
+// has not been heard from for about 3 seconds costs nothing.
 //
-// Each client that waits has one more connection, for the messages; on Redis Cluster one
-// for each key that it waits for. It is closed some seconds after it was last needed.
-// Where there can be none (the user may not subscribe, the client has no Subscribe, a
-// Cluster is older than 7.0) waiters ask every 50 ms instead, still in order.
+// Each client that waits has one more connection, for the messages; on Redis Cluster and on a Ring
+// one for each key that it waits for. It is closed some seconds after it was last needed. Where none
+// is possible (the user may not subscribe, the client has no Subscribe, a Cluster is older than
+// 7.0), waiters ask every 50 ms instead, still in order.
 //
-// Beside the lock's key K there are two more while somebody waits, {K}:redislock:queue
-// and {K}:redislock:waiters; a K with a hash tag is not put in braces but followed by a
-// colon. On Redis Cluster and on a Ring a K with a closing brace must have a hash tag.
+// While somebody waits, there are two keys beside the lock's key K: {K}:redislock:queue and
+// {K}:redislock:waiters. A K with a hash tag is not wrapped in braces. On Redis Cluster and on a
+// Ring, a K with a closing brace must have a hash tag. An ACL must allow these keys, and the
+// channels redislock:* (on Cluster and Ring {K}:redislock:*).
 //
-// In [Client.ObtainMulti] with several keys, and where it is wrapped in [LimitRetry], it
-// cannot keep the order: it tries again every 50 ms or so.
+// FairQueue cannot keep the order in [Client.ObtainMulti] with several keys, or wrapped in
+// [LimitRetry]: it then tries again about every 50 ms.
 func FairQueue() RetryStrategy {
 	return fairQueue{}
 }

@@ -113,6 +113,12 @@ func awaitChannelsOf(t testing.TB, rdb redis.Cmdable, waitersKey string, n int) 
 // awaitAlive waits until n waiters are known to be alive for some time to come.
 func awaitAlive(t testing.TB, rdb *redis.Client, n int) {
 	t.Helper()
+	awaitAliveOf(t, rdb, waitersKey, n)
+}
+
+// awaitAliveOf is awaitAlive for the waiters in a hash.
+func awaitAliveOf(t testing.TB, rdb redis.Cmdable, waitersKey string, n int) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		waiters, err := rdb.HVals(t.Context(), waitersKey).Result()
 		alive := 0
@@ -536,7 +542,7 @@ func TestFairQueue_messageToAReplica(t *testing.T) {
 	awaitChannels(t, rdb, 1)
 	alive := time.Now().Add(time.Minute).UnixMicro()
 	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "astray"}).Err())
-	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "astray", fmt.Sprintf("%d 60000 1:1:bG9jaw predislock:astray", alive)).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "astray", fmt.Sprintf("%d 60000 1:1:1:bG9jaw 1 -6 predislock:astray", alive)).Err())
 	requireOrder(t, lock, results, "present")
 
 	require.NoError(t, rdb.Publish(t.Context(), "redislock:astray", "the first").Err())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,30 +27,28 @@ const (
 	healGrace = 250 * time.Millisecond
 )
 
-// NewQuorum returns a Client that obtains locks from a majority of independent Redis
-// masters, by the Redlock algorithm
-// (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/): a lock is
-// held if more than half of the nodes granted it while it was still valid. It stays
-// available while less than half of the nodes fail, and exclusive as long as none forgets:
-// a node that comes back without its data can give others the majority that a lock had by
-// just this node. So have nodes write to disk (appendfsync always), or start one that has
-// crashed only after the longest TTL. Each client must be of a server, or Sentinel, or
-// Cluster of its own.
+// NewQuorum returns a Client that obtains locks from a majority of independent Redis masters, by
+// the Redlock algorithm
+// (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/): a lock is held if more
+// than half of the nodes granted it while it was still valid. It stays available while fewer than
+// half of the nodes fail, and exclusive as long as no node forgets: a node that comes back without
+// its data can give others the majority that a lock had only thanks to this node. So have nodes
+// write to disk (appendfsync always), or restart a crashed one only after the longest TTL. Each
+// client must have a server, Sentinel or Cluster of its own.
 //
-// All nodes are asked at the same time. One that does not answer is not waited for
-// longer than a tenth of the TTL, at most half a second; and once the majority has
-// decided, not longer than it took for that or 10 ms. A failed try is undone; with a custom
-// token only where the token had not held the key before ([Options].Token). So that tries
-// which get in each other's way part again, the waits of the retry strategy are varied by
-// half.
+// All nodes are asked at the same time. A node that does not answer delays a call by at most a tenth
+// of the TTL, and never more than half a second. Once the majority has decided, the call waits for
+// the others only as long again, or 10 ms. A failed try is undone; with a custom token
+// only where the token had not held the key before ([Options].Token). The waits of the retry
+// strategy are varied by half, so that tries that got in each other's way separate.
 //
-// Refresh needs a majority, and takes the lock again on nodes that have lost it. If one of the
-// clients has no pipelines ([RedisClient]), a TickWatchdog's refresh may take half of the TTL,
-// at most three seconds. TTL is what a majority still grants. Where nodes fail, errors.As
-// finds a [*NodeError].
+// Refresh needs a majority, and obtains the lock again on nodes that have lost it. If one of the
+// clients has no pipelines ([RedisClient]), a TickWatchdog's refresh may take half of the TTL, at
+// most three seconds. TTL is what a majority still grants. Where nodes fail, errors.As finds a
+// [*NodeError].
 //
-// FenceKey and MinReplicas are errors: neither means anything across independent nodes.
-// [FairQueue] cannot keep the order and tries again every 50 ms or so. With one client it
+// FenceKey, MinReplicas, Shared and Limit are errors: they do not work across independent nodes.
+// [FairQueue] cannot keep the order and tries again about every 50 ms. With one client, NewQuorum
 // is the same as [New]; without any, Obtain returns an error.
 func NewQuorum(clients ...RedisClient) *Client {
 	switch len(clients) {
@@ -65,9 +64,9 @@ func NewQuorum(clients ...RedisClient) *Client {
 	return &Client{servers: q}
 }
 
-// NodeError is what went wrong with one node of a quorum.
+// NodeError is the error of one node of a quorum.
 type NodeError struct {
-	Node int // its index among the arguments of NewQuorum, from 0
+	Node int // index among the arguments of NewQuorum, from 0
 	Err  error
 }
 
@@ -216,22 +215,35 @@ func silent(n int) []result {
 
 // silence returns an error that names the nodes without an answer.
 func (q *quorum) silence(ctx context.Context, answers []answer) error {
-	var errs []error
-	fine := 0
+	var failed errorList
 	for _, a := range answers {
 		if a.err != nil {
-			errs = append(errs, &NodeError{Node: a.node, Err: a.err})
-		} else {
-			fine++
+			failed = append(failed, &NodeError{Node: a.node, Err: a.err})
 		}
 	}
-	err := fmt.Errorf("redislock: %d of %d nodes answered, a majority is %d: %w",
-		fine, len(q.nodes), q.majority(), errors.Join(errs...))
+	answered := len(answers) - len(failed)
 	if ctx.Err() != nil {
-		err = errors.Join(err, ctx.Err())
+		failed = append(failed, ctx.Err())
 	}
-	return err
+	return fmt.Errorf("redislock: %d of %d nodes answered, a majority is %d: %w",
+		answered, len(q.nodes), q.majority(), failed)
 }
+
+// errorList is several errors on one line, for logs.
+type errorList []error
+
+func (l errorList) Error() string {
+	var b strings.Builder
+	for i, err := range l {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(err.Error())
+	}
+	return b.String()
+}
+
+func (l errorList) Unwrap() []error { return l }
 
 func count(answers []answer, is func(answer) bool) int {
 	n := 0
@@ -258,14 +270,14 @@ func (q *quorum) impossible(answers []answer) bool {
 func (q *quorum) check(keys []string, opt *Options) error {
 	switch {
 	case opt.Token != "" && q.unmarkable(keys) != "":
-		return fmt.Errorf("redislock: key %q with Token %q: because of the closing brace the mark of a try "+
-			"would be in another slot; give the key a {hash tag}", q.unmarkable(keys), opt.Token)
+		return fmt.Errorf("redislock: key %q with Token %q: the key's closing brace would put the mark of a try "+
+			"into another slot; give the key a {hash tag}", q.unmarkable(keys), opt.Token)
 	case opt.FenceKey != "":
-		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number", opt.FenceKey)
+		return fmt.Errorf("redislock: FenceKey %q with NewQuorum: independent nodes cannot agree on a number; leave it out", opt.FenceKey)
 	case opt.several() != "":
-		return fmt.Errorf("redislock: %s with NewQuorum: majorities of different nodes could let in too many holders; use one server", opt.several())
+		return fmt.Errorf("redislock: %s with NewQuorum: different majorities could let in too many holders; use one server", opt.several())
 	case opt.MinReplicas != 0:
-		return fmt.Errorf("redislock: MinReplicas of %d with NewQuorum: the quorum takes the place of replicas", opt.MinReplicas)
+		return fmt.Errorf("redislock: MinReplicas of %d with NewQuorum: a quorum replaces replicas; leave it out", opt.MinReplicas)
 	default:
 		return nil
 	}

@@ -207,6 +207,7 @@ func TestQuorum_majorityFails(t *testing.T) {
 	assert.Less(t, time.Since(start), 10*time.Second)
 	assert.NotErrorIs(t, err, redislock.ErrNotObtained)
 	assert.ErrorContains(t, err, "2 of 5 nodes")
+	assert.NotContains(t, err.Error(), "\n", "logs have a line for each error")
 	for _, name := range []string{"node 0: ", "node 1: ", "node 2: "} {
 		assert.ErrorContains(t, err, name)
 	}

@@ -1,44 +1,43 @@
-// Package redislock is a distributed lock on Redis.
+// Package redislock provides distributed locks on Redis.
 //
-// A lock is a key with a random value and a TTL (time to live). Whoever sets the
-// key holds the lock until it releases it or the TTL has passed, whatever becomes
-// of the holder in between:
+// A lock is a key with a random value and a TTL (time to live). Whoever sets the key
+// holds the lock until it releases it or the TTL has passed, whatever happens to the
+// holder in between:
 //
 //	locker := redislock.New(client)
 //	lock, err := locker.Obtain(ctx, "my-key", 10*time.Second, nil)
 //	if errors.Is(err, redislock.ErrNotObtained) {
-//		// somebody else holds it
+//		return nil // somebody else holds it
 //	} else if err != nil {
-//		// Redis could not be asked
+//		return err // Redis failed
 //	}
 //	defer lock.Release(ctx)
 //
-// A call waits for a lock that is held as its [RetryStrategy] says; [FairQueue] has callers
-// served in the order in which they came. A [Watchdog]
-// keeps a lock alive that is held for longer than its TTL. [Lock.Done] and
-// [Lock.Context] tell the holder when the lock is gone; [Client.Do] runs a function
-// with such a context. [GetStats] counts what happens; an [Observer] is told of it.
+// If the lock is held, [RetryStrategy] says how to wait for it; [FairQueue] serves callers
+// first come, first served. A [Watchdog] keeps a lock alive for longer than its TTL.
+// [Lock.Done] and [Lock.Context] tell the holder when the lock is gone, and [Client.Do]
+// runs a function with such a context. [GetStats] returns counters; an [Observer] is told
+// of each operation.
 //
 // The algorithm is the one that Redis documents for a single instance
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):
 // SET with NX and PX to obtain, compare and delete in a script to release.
 //
-// # What a lock promises, and what not
+// # What a lock guarantees, and what it does not
 //
-// At any moment at most one token holds a key, as long as the Redis server keeps
-// its data: a replica that takes over after a failure may not have the key yet. For that
-// there are [Options].MinReplicas, which waits for the replicas, and [NewQuorum], which
-// takes a majority of independent servers.
+// At any moment at most one token holds a key, as long as the Redis server keeps its data.
+// A replica that takes over after a failure may not have the key yet. [Options].MinReplicas,
+// which waits for the replicas, and [NewQuorum], which needs a majority of independent
+// servers, protect against that.
 //
-// A holder that is paused (by the garbage collector, the scheduler) for longer than the
-// TTL does not notice in time that its lock is gone and somebody else's by now:
-// [Lock.Done] closes when it goes on. [Lock.ValidUntil] tells until when a lock is
-// certain; after checking it the process may still be paused. While the machine is
-// suspended, on Linux the clock that both go by stands still: it is the next refresh, or
-// what was left of the TTL, that ends such a lock.
-// Where that must not do harm, let the resource that the lock protects reject old
-// holders: give it the number of [Lock.FenceToken], to be refused if it has seen a
-// greater one.
+// A holder that is paused for longer than the TTL (by the garbage collector or the
+// scheduler) does not notice in time that its lock is gone, and by then somebody else may
+// hold it: [Lock.Done] closes when the holder resumes. [Lock.ValidUntil] says until when a
+// lock is certain, but the process may be paused right after checking it. While a Linux
+// machine is suspended, the clock that both rely on stands still: such a lock ends with the
+// next refresh, or with the rest of its TTL.
+// Where a stale holder must do no harm, let the resource that the lock protects reject it:
+// pass [Lock.FenceToken] along, and refuse it if a greater one has been seen.
 package redislock
 
 import (
@@ -52,31 +51,32 @@ import (
 )
 
 var (
-	// ErrNotObtained is returned when a lock is held by somebody else, and by
-	// Refresh when it is not held any more.
+	// ErrNotObtained is returned when somebody else holds a lock, and by Refresh when
+	// the lock is no longer held.
 	ErrNotObtained = errors.New("redislock: not obtained")
 
-	// ErrLockNotHeld is returned when releasing a lock that is not held: it has
-	// expired, was released before, or was never obtained.
+	// ErrLockNotHeld is returned by Release when the lock is not held: it has expired,
+	// was released before, or was never obtained.
 	ErrLockNotHeld = errors.New("redislock: lock not held")
 )
 
-var errNoClient = errors.New("redislock: no Redis client: give New or NewQuorum one that is not nil")
+var errNoClient = errors.New("redislock: no Redis client: New or NewQuorum needs a client that is not nil")
 
-// RedisClient is what a Client needs of go-redis. *redis.Client, *redis.ClusterClient,
-// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner have it.
+// RedisClient is the part of go-redis that a Client needs. *redis.Client, *redis.ClusterClient,
+// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner implement it.
 //
-// A wrapper of your own may change what scripts do, such as adding a prefix to keys. So with
-// a wrapper everything goes through its script methods, and each refresh is a call of its own.
-// Plain commands, pipelines and MinReplicas are only for go-redis' own types. [FairQueue] uses
-// the Subscribe and Info of a wrapper that has them. A wrapper should embed the client, not
-// an interface, so that it does not hide that the client is one of a Cluster.
+// A wrapper of your own may change what scripts do, such as adding a prefix to keys. With a
+// wrapper, everything therefore goes through its script methods, and each refresh is a call of
+// its own. Plain commands, pipelines and MinReplicas are only for go-redis' own types.
+// [FairQueue] uses a wrapper's Subscribe and Info methods if it has them. A wrapper should embed
+// the client's concrete type, not an interface, so that it does not hide that the client is one
+// of a Cluster.
 type RedisClient interface {
 	redis.Scripter
 }
 
-// Client obtains locks from one Redis, or from a quorum of them. It is safe for concurrent use, has
-// nothing to close, and leaves it to the caller to close the Redis client.
+// Client obtains locks from one Redis, or from a quorum of them. It is safe for concurrent use
+// and need not be closed. Closing the Redis client is up to the caller.
 type Client struct {
 	servers   servers // nil if there are none
 	observers []Observer
@@ -106,11 +106,11 @@ type servers interface {
 	ask(attempts []attempt)
 }
 
-// New returns a Client on the given Redis client, which decides about timeouts
-// and about retries of commands that failed. Have its ContextTimeoutEnabled set
-// if the deadlines of contexts shall end commands that Redis does not answer.
+// New returns a Client for the given Redis client, whose options decide about timeouts and about
+// retries of failed commands. Set its ContextTimeoutEnabled if the deadline of a context should
+// end commands that Redis does not answer.
 //
-// With a nil client all calls return an error.
+// With a nil client, all calls return an error.
 func New(client RedisClient) *Client {
 	s := newServer(client)
 	if s.client == nil {
@@ -119,46 +119,44 @@ func New(client RedisClient) *Client {
 	return &Client{servers: s}
 }
 
-// Obtain is a short-cut for New(client).Obtain.
+// Obtain is a shortcut for New(client).Obtain.
 func Obtain(ctx context.Context, client RedisClient, key string, ttl time.Duration, opt *Options) (*Lock, error) {
 	return New(client).Obtain(ctx, key, ttl, opt)
 }
 
-// ObtainMulti is a short-cut for New(client).ObtainMulti.
+// ObtainMulti is a shortcut for New(client).ObtainMulti.
 func ObtainMulti(ctx context.Context, client RedisClient, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
 	return New(client).ObtainMulti(ctx, keys, ttl, opt)
 }
 
-// Obtain obtains the lock of the given key. It tries once, then as often as
-// opt.RetryStrategy says; nil options mean once. The lock is held for ttl unless
-// it is refreshed or released; ttl counts in whole milliseconds and must be at
-// least one.
+// Obtain obtains the lock of the given key. It tries once, and then as often as
+// opt.RetryStrategy says; nil options mean once. The lock is held for ttl unless it is
+// refreshed or released. ttl is counted in whole milliseconds and must be at least one.
 //
-// ctx bounds the obtaining, not the holding: a lock and its watchdog outlive it.
-// If it has no deadline, waiting ends when ttl has passed since the call, so that
-// an endless strategy ends. If ctx is over already, nothing is sent, and its error is
-// returned.
+// ctx bounds the obtaining, not the holding: a lock and its watchdog outlive it. If ctx has no
+// deadline, waiting ends when ttl has passed since the call, so that an endless strategy ends;
+// opt.MaxWait changes that. If ctx is already over, nothing is sent, and its error is returned.
 //
 // Errors:
 //
-//   - ErrNotObtained, as it is, if the lock is held by somebody else and the
-//     strategy has no more tries.
-//   - ErrNotObtained joined with the context's error, or with
-//     context.DeadlineExceeded, if waiting had to end. Use errors.Is.
-//   - The error of the Redis client if Redis could not be asked or would not
-//     answer. If the command may have reached Redis, a lock that it took is
-//     released in the background; not so with a token from opt.Token, which may
-//     have held the lock before.
-//   - An error that names the value if key is empty, ttl too short, or an option
-//     unusable.
+//   - ErrNotObtained, bare, if somebody else holds the lock and the strategy has no more
+//     tries.
+//   - ErrNotObtained joined with the context's error, or with context.DeadlineExceeded, if
+//     waiting had to end. Use errors.Is.
+//   - The error of the Redis client if Redis could not be asked or did not answer. If the
+//     command may have reached Redis, the lock is released in the background in case it was
+//     obtained. This does not apply to a token from opt.Token, which may have held the lock
+//     before.
+//   - An error that names the value if key is empty, ttl is too short, or an option is
+//     invalid.
 func (c *Client) Obtain(ctx context.Context, key string, ttl time.Duration, opt *Options) (*Lock, error) {
 	lock, _, err := c.obtainAndCount(ctx, []string{key}, ttl, opt)
 	return lock, err
 }
 
-// ObtainMulti obtains the locks of all keys or of none, in one step. Everything
-// else is as in [Client.Obtain]. A key may be named twice. On Redis Cluster all
-// keys must be in one slot: use a {hash tag}.
+// ObtainMulti obtains the locks of all keys or of none, in one step. Everything else is as in
+// [Client.Obtain]. A key may be listed twice. On Redis Cluster and on a Ring, all keys need a
+// common {hash tag}.
 func (c *Client) ObtainMulti(ctx context.Context, keys []string, ttl time.Duration, opt *Options) (*Lock, error) {
 	lock, _, err := c.obtainAndCount(ctx, slices.Clone(keys), ttl, opt)
 	return lock, err
@@ -249,7 +247,7 @@ func (c *Client) checkKeys(keys []string) error {
 		return errNoClient
 	}
 	if len(keys) == 0 {
-		return errors.New("redislock: no keys: name at least one")
+		return errors.New("redislock: no keys: at least one is needed")
 	}
 	if i := slices.Index(keys, ""); i >= 0 {
 		return fmt.Errorf("redislock: key %d of %d is empty: a lock needs a name", i+1, len(keys))

@@ -6,25 +6,25 @@ import (
 	"slices"
 )
 
-// ReleaseByToken releases the lock of a key for whoever holds it by that token, in this process
-// or in another: an exclusive lock, or a holder's place in a shared or limited one. Waiters of a
-// [FairQueue] are served as by [Lock.Release]. The holder learns of it by its next refresh, or
-// when its TTL has passed; until then its [Lock.Done] stays open. Use it for locks whose holder is
-// known to be gone, or hands its work over.
+// ReleaseByToken releases the lock of a key that is held by the given token, in this process or in
+// another: an exclusive lock, or a holder's place in a shared or limited one. Waiters of a
+// [FairQueue] are served as by [Lock.Release]. The holder learns of the release by its next refresh,
+// or when its TTL has passed; until then its [Lock.Done] stays open. Use it for locks whose holder
+// is known to be gone, or hands its work over.
 //
 // The token is that of [Lock.Token]. It is compared with the beginning of the lock's value, because
-// Redis does not know where a token ends: the beginning of a token matches as well.
+// Redis does not know where a token ends: a prefix of the token matches as well.
 //
-// It returns ErrLockNotHeld if the token does not hold the lock, the error of the Redis client or
-// of ctx if Redis did not answer, and an error that says so if key or token are empty. It is counted
-// and observed as a release.
+// It returns ErrLockNotHeld if the token does not hold the lock, the error of the Redis client or of
+// ctx if Redis did not answer, and a clear error if key or token is empty. It is counted and
+// observed as a release.
 func (c *Client) ReleaseByToken(ctx context.Context, key, token string) error {
 	return c.releaseByToken(ctx, []string{key}, token)
 }
 
-// ReleaseMultiByToken releases the locks of keys that one [Client.ObtainMulti] has obtained. If the
-// token does not hold all of them any more, it releases the others and returns ErrLockNotHeld.
-// Everything else is as in [Client.ReleaseByToken].
+// ReleaseMultiByToken releases the locks of keys that one [Client.ObtainMulti] obtained. If the token
+// no longer holds all of them, it releases the others and returns ErrLockNotHeld. Everything else is
+// as in [Client.ReleaseByToken].
 func (c *Client) ReleaseMultiByToken(ctx context.Context, keys []string, token string) error {
 	return c.releaseByToken(ctx, slices.Clone(keys), token)
 }
@@ -48,7 +48,7 @@ func (c *Client) askByToken(ctx context.Context, keys []string, token string) (h
 		return false, err
 	}
 	if token == "" {
-		return false, errors.New("redislock: the token to release by is empty: every lock begins with that")
+		return false, errors.New("redislock: the token to release by is empty: it would match every lock")
 	}
 	if err := c.servers.checkTags(keys); err != nil {
 		return false, err

@@ -80,19 +80,19 @@ func (c call) runAndWait(ctx context.Context, s *server, run runner) (int64, err
 		return nil // each command has its own error
 	})
 	reply, err := replyOf(written)
-	if err != nil || reply == 0 {
+	if err != nil || reply <= 0 {
 		return reply, err
 	}
 	if info != nil && strings.Contains(info.Val(), "cluster_enabled:1") {
-		return 0, unconfirmedError(fmt.Sprintf("MinReplicas cannot be confirmed by a %T of a Redis Cluster: "+
-			"it has no method MasterForKey; use the *redis.ClusterClient itself", s.client))
+		return 0, unconfirmedError(fmt.Sprintf("MinReplicas does not work with a %T of a Redis Cluster, "+
+			"which lacks the method MasterForKey: use the *redis.ClusterClient itself", s.client))
 	}
 	n, err := confirmed.Int64()
 	if err != nil {
 		return 0, err
 	}
 	if n < int64(c.replicas) {
-		return 0, unconfirmedError(fmt.Sprintf("only %d of %d replicas have confirmed the lock within %v", n, c.replicas, timeout))
+		return 0, unconfirmedError(fmt.Sprintf("only %d of %d replicas confirmed the lock within %v", n, c.replicas, timeout))
 	}
 	return reply, nil
 }
@@ -102,7 +102,7 @@ func (s *server) oneConnection(key string) (pipeliner, error) {
 	if s.sharded() {
 		node := s.node(key)
 		if node == nil {
-			return nil, fmt.Errorf("redislock: the node of key %q could not be found", key)
+			return nil, fmt.Errorf("redislock: could not find the node of key %q", key)
 		}
 		return node, nil
 	}

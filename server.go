@@ -185,7 +185,7 @@ func (s *server) checkTags(keys []string) error {
 	}
 	if one, other, ok := differentTags(keys); ok {
 		return fmt.Errorf("redislock: keys %q and %q may be on different nodes of the Ring: "+
-			"give all of them one {hash tag}", one, other)
+			"give all of them the same {hash tag}", one, other)
 	}
 	return nil
 }
@@ -198,7 +198,7 @@ func nameTags(keys []string, err error) error {
 	}
 	if one, other, ok := differentTags(keys); ok {
 		return fmt.Errorf("redislock: keys %q and %q are in different slots of the Redis Cluster: "+
-			"give all of them one {hash tag}: %w", one, other, err)
+			"give all of them the same {hash tag}: %w", one, other, err)
 	}
 	return err
 }

@@ -43,8 +43,8 @@ func (s *server) check(keys []string, opt *Options) error {
 		}
 	}
 	if opt.MinReplicas > 0 && !s.own {
-		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT have to share a connection, "+
-			"for which only go-redis' own clients are known; give New one of them", opt.MinReplicas, s.client)
+		return fmt.Errorf("redislock: MinReplicas of %d with a %T: the script and WAIT must share a connection, "+
+			"which only go-redis' own clients guarantee; give New one of those", opt.MinReplicas, s.client)
 	}
 	return nil
 }
@@ -101,9 +101,9 @@ func (c *singleClaim) ask(ctx context.Context, ttl time.Duration, opt *Options, 
 	return reply != 0, err
 }
 
-// set takes a lock of one key if that is free, by a command that costs the server a fourth
-// of what the script does. It is not the script's whole job: the key may have the token's
-// own value.
+// set takes a lock of one key if that is free, by a command that costs the server less than half
+// of what a script does. It does only part of the script's job: the key may have the token's own
+// value.
 func (c *singleClaim) set(ctx context.Context, ttl time.Duration) (held bool, err error) {
 	held, err = c.server().client.(commander).SetNX(ctx, c.keys[0], c.value(), ttl).Result()
 	return held, nameTags(c.keys, err)

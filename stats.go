@@ -2,41 +2,40 @@ package redislock
 
 import "sync/atomic"
 
-// Status counts calls by how they ended. Each call moves exactly one of them.
+// Status counts calls by how they ended. Each call moves exactly one of the counters.
 type Status struct {
 	// Success counts calls that did what they were asked to.
 	Success int64
-	// Failed counts calls that Redis answered with no: the lock is held by
-	// somebody else, or is not held any more.
+	// Failed counts calls that Redis refused: somebody else holds the lock, or it is no
+	// longer held.
 	Failed int64
-	// Error counts calls that Redis did not answer, or that could not be made.
+	// Error counts calls that Redis did not answer, or whose arguments were wrong.
 	Error int64
 	// Cancel counts calls that ended with their context.
 	Cancel int64
 }
 
-// Stats are the counters of this process over all clients and locks, since it
-// started.
+// Stats are the counters of all clients and locks in this process, since it started.
 type Stats struct {
-	// Obtain, Release and Refresh count the calls of that name. A watchdog's
-	// refreshes are among the latter.
+	// Obtain, Release and Refresh count the calls of these names. Refresh includes the
+	// refreshes of watchdogs.
 	Obtain, Release, Refresh Status
 
-	// Backoff counts the waits between two tries. A stay in a FairQueue is one.
+	// Backoff counts the waits between two tries. A stay in a FairQueue counts as one.
 	Backoff int64
 
-	// Watchdog counts the locks that a watchdog began to refresh, WatchdogDone
-	// those that it ceased to, for whatever reason, and WatchdogTick the
-	// refreshes that a TickWatchdog tried.
+	// Watchdog counts the locks that a watchdog started to refresh, WatchdogDone those
+	// that it stopped refreshing, for whatever reason, and WatchdogTick the refreshes that
+	// a TickWatchdog tried.
 	Watchdog, WatchdogDone, WatchdogTick int64
 
-	// Lost counts the locks that were found gone, or that were no longer
-	// certain, while their holder still wanted them.
+	// Lost counts the locks that were gone, or no longer certain, while their holder still
+	// wanted them.
 	Lost int64
 }
 
-// GetStats returns the counters as they are now. They only ever grow; each is
-// exact, but they are not read all at one moment.
+// GetStats returns the current counters. They only ever grow. Each is exact, but they are not
+// all read at the same moment.
 func GetStats() Stats {
 	return Stats{
 		Obtain:       stats.obtain.read(),
@@ -63,9 +62,9 @@ type status struct {
 
 const resultSuccess = "success"
 
-// count counts one call that ended with err, and returns what an Outcome calls that. That
-// the call's context was the reason cannot be seen from err alone: a dial that times out
-// says context.DeadlineExceeded too.
+// count counts one call that ended with err, and returns the name of that result in an Outcome.
+// err alone does not tell whether the call's context was the reason: a dial that times out
+// returns context.DeadlineExceeded too.
 func (s *status) count(err error, canceled bool) (result string) {
 	switch {
 	case err == nil:

@@ -9,34 +9,31 @@ import (
 	"time"
 )
 
-// Watchdog keeps a lock alive while its holder works. An implementation of one's
-// own is started in a goroutine once the lock is obtained, with a context that
-// keeps the values of Obtain's and ends with the lock; Release stops it before the
-// key is deleted. If Stop takes longer than half of the time that Release's context
-// leaves, or than the context lives, the key is deleted without its having returned:
-// Lock.Refresh refuses by then.
+// Watchdog keeps a lock alive while its holder works. A custom implementation is started in a
+// goroutine once the lock is obtained, with a context that keeps the values of Obtain's context and
+// ends with the lock. Release stops it before the key is deleted. If Stop takes longer than half of
+// the time that Release's context leaves, or than the context lives, the key is deleted before
+// Stop has returned; Lock.Refresh refuses to run by then.
 type Watchdog interface {
 	// Start refreshes lock with ttl. It blocks until the lock or ctx ends, or Stop
 	// is called.
 	Start(ctx context.Context, lock *Lock, ttl time.Duration)
-	// Stop stops the refreshing and waits until it has ended. It may be called
-	// before Start, and twice.
+	// Stop stops the refreshing and waits until it has ended. It may be called before
+	// Start, and more than once.
 	Stop()
 }
 
-// TickWatchdog is a Watchdog that refreshes locks at an interval. One may serve
-// many locks, at the same time and one after the other; the zero value is ready
-// for use. It is safe for concurrent use.
+// TickWatchdog is a Watchdog that refreshes locks at an interval. One TickWatchdog may serve many
+// locks, at the same time and one after the other. The zero value is ready for use. It is safe for
+// concurrent use.
 //
-// The refreshes of all TickWatchdogs of a process leave together, in pipelines where
-// the client can, from a number of goroutines that does not grow with the number of
-// locks. So that locks taken together do not stay together, a refresh is up to a
-// tenth of the interval early.
+// The refreshes of all TickWatchdogs of a process are sent together, in pipelines where the client
+// supports them, from a number of goroutines that does not grow with the number of locks. A
+// refresh is up to a tenth of the interval early, so that locks obtained together drift apart.
 //
-// A refresh that fails, or is not answered, is tried again soon, for as long as the
-// lock may still be held. A lock that was found gone, or could not be refreshed in
-// time, is lost: that is logged, counted in [Stats].Lost, closes [Lock.Done] and
-// ends its refreshing.
+// A refresh that fails or is not answered is tried again soon, for as long as the lock may still be
+// held. A lock that is gone, or could not be refreshed in time, is lost: this is logged, counted in
+// [Stats].Lost, closes [Lock.Done], and ends the refreshing.
 type TickWatchdog struct {
 	interval time.Duration
 
@@ -44,17 +41,15 @@ type TickWatchdog struct {
 	refreshers map[*refresher]struct{} // guarded by mu
 }
 
-// NewTickWatchdog returns a watchdog that refreshes each of its locks at the given
-// interval. An interval that is zero, negative, or not shorter than the TTL of a
-// lock means a third of that TTL.
+// NewTickWatchdog returns a watchdog that refreshes each of its locks at the given interval. An
+// interval that is zero, negative, or not shorter than the TTL of a lock means a third of that TTL.
 func NewTickWatchdog(interval time.Duration) *TickWatchdog {
 	return &TickWatchdog{interval: interval}
 }
 
-// Start refreshes lock with ttl, which becomes its TTL with the first refresh; with a
-// custom token ([Options].Token) only if it is the longer one. It blocks until the lock
-// is released or lost, ctx ends, or Stop is called. Obtain does this for a lock with this
-// watchdog: there is no need to call it.
+// Start refreshes lock with ttl, which becomes its TTL with the first refresh; with a custom token
+// ([Options].Token) only if it is the longer one. It blocks until the lock is released or lost, ctx
+// ends, or Stop is called. Obtain does this for a lock with this watchdog: you need not call it.
 func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration) {
 	if w == nil || lock == nil || lock.claim == nil {
 		return
@@ -74,9 +69,8 @@ func (w *TickWatchdog) Start(ctx context.Context, lock *Lock, ttl time.Duration)
 	}
 }
 
-// Stop ends the refreshing of all locks that the watchdog has at the moment, and
-// waits until it has ended. The locks are still held, until their TTL has passed.
-// The watchdog may be used again.
+// Stop ends the refreshing of all locks that the watchdog serves at the moment, and waits until it has
+// ended. The locks stay held until their TTL has passed. The watchdog may be used again.
 func (w *TickWatchdog) Stop() {
 	if w == nil {
 		return

@@ -43,9 +43,18 @@ local function unmark(value)
 	end
 end
 
--- Whether one more with that limit can join those who hold the lock.
-local function room(limit, holders, shared)
-	return shared == (limit == '0') and (shared or holders < tonumber(limit))
+-- Whether one more with that limit can join several holders. place is that of its token, if it has one:
+-- it can be replaced.
+local function room(limit, holders, shared, place)
+	return holders > 0 and shared == (limit == '0') and (shared or place or holders < tonumber(limit))
+end
+
+-- Takes a holder's place away, and the mark of how it came by it: a late leave of the call that was let
+-- in must not take a place that the token obtains later.
+local function drop(holder)
+	redis.call('zrem', KEYS[2], holder)
+	unmark(value_of(holder))
+	settle()
 end
 
 -- Lets in waiters, the first ones first, for as long as there is room for the next. free is whether
@@ -54,7 +63,8 @@ end
 -- who asks holds it.
 --
 -- That nobody listens means that the waiter's process is gone, or is reconnecting: it is passed
--- over. Nothing must be sent to it: a subscriber at a replica would receive it uncounted, and
+-- over if there is room for it. If there is none it holds up those behind it, for as long as it is
+-- alive: they must not overtake it because it reconnects. Nothing must be sent to it: a subscriber at a replica would receive it uncounted, and
 -- believe it while the next has the lock.
 --
 -- The first write is one that needs no memory: the server does not refuse those after it for
@@ -72,17 +82,18 @@ local function let_in(free, asking)
 		local waiter = redis.call('hget', KEYS[4], value)
 		local alive, ttl, ticket, limit, length, channel =
 			string.match(waiter or '', '^(%d+) (%d+) (%S+) (%d+) (-?%d+) (.*)$')
-		if alive and tonumber(alive) >= now and (value == asking or channel == '' or listeners(channel) ~= 0) then
-			if not free and not room(limit, holders, shared) then
-				return false, entered
-			end
+		local present = alive and tonumber(alive) >= now
+		local before = present and limit ~= '1' and own(value, limit, tonumber(length)) or nil
+		if present and not free and not room(limit, holders, shared, before) then
+			return false, entered
+		end
+		if present and (value == asking or channel == '' or listeners(channel) ~= 0) then
 			if limit == '1' then
 				redis.call('set', KEYS[1], value, 'px', ttl)
 				-- Before the entry goes: a hash that becomes empty loses its TTL.
 				redis.call('hset', KEYS[4], '', ticket .. ' ' .. value)
 			else
 				redis.call('zrem', KEYS[3], value)
-				local before = own(value, limit, tonumber(length))
 				local ends = now + ttl * 1000
 				hold(value, limit, before, ends, free)
 				if tonumber(length) > 0 then

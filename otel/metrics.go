@@ -11,7 +11,7 @@ import (
 	"github.com/bsm/redislock"
 )
 
-// scope names what the metrics and spans come from.
+// scope is the instrumentation scope of the metrics and spans.
 const scope = "github.com/bsm/redislock/otel"
 
 // Attributes of metrics and spans.
@@ -24,17 +24,17 @@ const (
 	kindKey      = attribute.Key("redislock.kind")
 )
 
-// RegisterMetrics has a provider collect the counters of [redislock.GetStats], which are
-// those of all clients of the process. A nil provider is the global one. Call Unregister of
-// what it returns to end that. Once is enough: registered twice with a provider, they count
-// twice.
+// RegisterMetrics makes a provider collect the counters of [redislock.GetStats], which cover
+// all clients of the process. A nil provider means the global one. Call Unregister on the
+// returned registration to stop. Register once: registered twice with a provider, the
+// counters count twice.
 //
 //	redislock.operations       {operation}  calls, by redislock.operation (obtain, release,
 //	                                        refresh) and redislock.result (success, failed,
 //	                                        error, cancel)
 //	redislock.backoffs         {backoff}    waits between two tries
-//	redislock.watchdog.starts  {lock}       locks that a watchdog began to refresh
-//	redislock.watchdog.stops   {lock}       locks that it ceased to refresh
+//	redislock.watchdog.starts  {lock}       locks that a watchdog started to refresh
+//	redislock.watchdog.stops   {lock}       locks that it stopped refreshing
 //	redislock.watchdog.ticks   {refresh}    refreshes that it tried
 //	redislock.locks.lost       {lock}       locks that were lost
 func RegisterMetrics(provider metric.MeterProvider) (metric.Registration, error) {
@@ -51,10 +51,10 @@ func RegisterMetrics(provider metric.MeterProvider) (metric.Registration, error)
 	}
 	operations := counter("redislock.operations", "{operation}", "Calls, by how they ended.")
 	backoffs := counter("redislock.backoffs", "{backoff}", "Waits between two tries to obtain a lock.")
-	starts := counter("redislock.watchdog.starts", "{lock}", "Locks that a watchdog began to refresh.")
-	stops := counter("redislock.watchdog.stops", "{lock}", "Locks that a watchdog ceased to refresh.")
+	starts := counter("redislock.watchdog.starts", "{lock}", "Locks that a watchdog started to refresh.")
+	stops := counter("redislock.watchdog.stops", "{lock}", "Locks that a watchdog stopped refreshing.")
 	ticks := counter("redislock.watchdog.ticks", "{refresh}", "Refreshes that a watchdog tried.")
-	lost := counter("redislock.locks.lost", "{lock}", "Locks that were lost while their holder wanted them.")
+	lost := counter("redislock.locks.lost", "{lock}", "Locks that were lost while their holder still wanted them.")
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}

@@ -1,7 +1,7 @@
-// Package redislockotel exports to OpenTelemetry what redislock does: its counters as
-// metrics, and with an observer of a client histograms of waiting and holding, and spans.
+// Package redislockotel exports redislock's counters to OpenTelemetry as metrics. An observer
+// of a client adds histograms of waiting and holding, and spans.
 //
-//	registration, err := redislockotel.RegisterMetrics(nil) // nil: the global provider
+//	registration, err := redislockotel.RegisterMetrics(nil) // nil means the global provider
 //
 //	observer, err := redislockotel.NewObserver(nil)
 //	locker := redislock.New(client).WithObserver(observer)
@@ -20,43 +20,44 @@ import (
 	"github.com/bsm/redislock"
 )
 
-// Options are what an observer may be asked for. Nil is all defaults.
+// Options configure an observer. Nil means all defaults.
 type Options struct {
 	// TracerProvider makes the tracer for spans. Default (nil): the global one.
 	TracerProvider trace.TracerProvider
 	// MeterProvider makes the meter for histograms. Default (nil): the global one.
 	MeterProvider metric.MeterProvider
-	// HideKeys leaves out the attribute redislock.keys of spans, for keys that not everybody
-	// may see. An error about the keys, as of those in several slots, still names them.
-	// Default: spans have it.
+	// HideKeys omits the attribute redislock.keys from spans, for keys that not everybody may
+	// see. An error about keys, such as keys in different slots, still names them.
+	// Default (false): spans have the attribute.
 	HideKeys bool
 }
 
-// NewObserver returns an observer for any number of clients. Its errors are those of the
+// NewObserver returns an observer for any number of clients. It returns the errors of the
 // meter.
 //
-// Spans, each a child of what the caller's context has. Their kind is internal: the client's
-// are those of the commands, below them.
+// It creates these spans, each a child of the span in the caller's context. Their kind is
+// internal; the spans of kind client are those of the commands below them.
 //
-//   - "redislock obtain" is a call of Obtain or ObtainMulti, with the commands that it
-//     sends as children, if the Redis client is traced too. redislock.wait.duration is for
-//     how many seconds it waited for a lock that somebody else held.
-//   - "redislock hold" is from then on until Release is called, whatever comes of that, or
-//     the lock is lost. The spans that the function of [redislock.Client.Do] starts are
-//     children of it.
+//   - "redislock obtain" is a call of Obtain or ObtainMulti. The commands that it sends are
+//     its children, if the Redis client is traced too. redislock.wait.duration is how many
+//     seconds it waited for a lock that somebody else held.
+//   - "redislock hold" lasts from then until Release is called, whatever its result, or the
+//     lock is lost. The spans that the function of [redislock.Client.Do] starts are its
+//     children.
 //   - "redislock release" is a call of Release.
 //
-// The refreshes of a TickWatchdog are in none of them: one pipeline may refresh many locks.
+// None of them contains the refreshes of a TickWatchdog: one pipeline may refresh many locks.
 //
-// Their attributes are redislock.keys, redislock.kind (exclusive, shared, or limited; none of a
-// release by token), redislock.ttl in seconds, and redislock.result, which
-// is success, failed, error, cancel, or lost. The status of a span is an error for error and
-// lost: that somebody else holds a lock, or that a caller does not want to wait any longer,
-// is none.
+// The attributes are redislock.keys, redislock.kind (exclusive, shared, limited, or election;
+// absent from a release by token), redislock.ttl in seconds, and redislock.result, which is success,
+// failed, error, cancel, lost, or overdue (lost because of HoldAtMost). The status of a span is
+// an error only for error, lost and overdue: a lock that somebody else holds, or a caller that
+// stops waiting, is not an error.
 //
-// Histograms, in seconds, by redislock.kind and redislock.result: redislock.wait.duration of calls, where a call
-// that did not have to wait counts with 0; redislock.hold.duration of locks. They have no
-// keys: of those there may be any number.
+// The histograms are in seconds, by redislock.kind and redislock.result:
+// redislock.wait.duration of calls, where a call that did not have to wait counts as 0, and
+// redislock.hold.duration of locks. Keys are not an attribute, because there may be any number
+// of them.
 func NewObserver(opt *Options) (redislock.Observer, error) {
 	if opt == nil {
 		opt = &Options{}

@@ -1,11 +1,11 @@
-// Package rlprome exports what redislock counts, and how long locks are waited for and
-// held, to Prometheus.
+// Package rlprome exports the counters of redislock to Prometheus, and how long callers wait
+// for locks and hold them.
 //
-// The counters are those of [redislock.GetStats], of all clients of the process:
+// The counters are those of [redislock.GetStats], for all clients of the process:
 //
 //	prometheus.MustRegister(rlprome.NewDefaultCollector())
 //
-// The times are measured by an observer of the clients that shall be measured:
+// An observer measures the times of the clients that it is given to:
 //
 //	observer := rlprome.NewObserver(nil)
 //	prometheus.MustRegister(observer)
@@ -24,8 +24,7 @@ const DefaultMetricName = "redislock_count"
 // DefaultPrefix is an older name of DefaultMetricName.
 const DefaultPrefix = DefaultMetricName
 
-// Collector is a [prometheus.Collector] of one counter with the label op, for what was
-// counted:
+// Collector is a [prometheus.Collector] of one counter, whose label op says what is counted:
 //
 //	obtain_success, obtain_failed, obtain_error, obtain_cancel
 //	release_success, release_failed, release_error, release_cancel
@@ -44,8 +43,8 @@ func NewDefaultCollector() *Collector {
 	return NewCollector(DefaultMetricName)
 }
 
-// NewCollector returns a collector of a metric with the given name. If the name is not a
-// valid one, registering the collector fails with an error that says so.
+// NewCollector returns a collector of a metric with the given name. If the name is invalid,
+// registering the collector fails with an error that says so.
 func NewCollector(name string) *Collector {
 	return &Collector{desc: prometheus.NewDesc(name, "What redislock has done in this process, by operation.", []string{"op"}, nil)}
 }

@@ -11,17 +11,17 @@ import (
 	"github.com/bsm/redislock"
 )
 
-// DefaultBuckets are the upper bounds of histograms, in seconds: from a millisecond to an
-// hour.
+// DefaultBuckets are the upper bounds of the histograms' buckets, in seconds: from a
+// millisecond to an hour.
 var DefaultBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600}
 
-// Options are what an [Observer] may be asked for. Nil is all defaults.
+// Options configure an [Observer]. Nil means all defaults.
 type Options struct {
 	// Buckets are the upper bounds of both histograms, in seconds, in any order.
 	// Default (nil): DefaultBuckets.
 	Buckets []float64
-	// ConstLabels are set on both metrics, to tell several observers apart that are
-	// registered in one place. One named kind, result or le makes registering fail.
+	// ConstLabels are set on both metrics, to distinguish several observers in one registry.
+	// Registering fails if one of them is named kind, result or le.
 	// Default (nil): none.
 	ConstLabels prometheus.Labels
 }
@@ -30,17 +30,17 @@ type Options struct {
 //
 //   - redislock_wait_seconds: how long a call of Obtain waited for a lock that somebody
 //     else held, by result: success, failed, error, cancel. A call that did not have to
-//     wait counts with 0 seconds.
+//     wait counts as 0 seconds.
 //   - redislock_hold_seconds: how long a lock was held, by result: success if it was
 //     released, lost if it was not; overdue if that was because of HoldAtMost.
 //
-// Both also have the label kind: exclusive, shared, or limited.
+// Both also have the label kind: exclusive, shared, limited, or election.
 //
-// Both are native histograms too, for a Prometheus that scrapes those. The keys of locks
-// are no label: there may be any number of them.
+// Both are native histograms as well, for a Prometheus that scrapes those. The keys of locks
+// are not a label, because there may be any number of them.
 type Observer struct {
 	wait, hold *prometheus.HistogramVec
-	invalid    error // why there can be no such histograms; nil if there can
+	invalid    error // why the options do not work; nil if they do
 }
 
 // NewObserver returns an observer for any number of clients.
@@ -64,9 +64,9 @@ func NewObserver(opt *Options) *Observer {
 		}, []string{"kind", "result"})
 	}
 	if value, ok := opt.ConstLabels["le"]; ok {
-		// It would not be found before the first observation, which would panic.
+		// Otherwise only the first observation would notice, by a panic.
 		return &Observer{invalid: fmt.Errorf("rlprome: constant label le=%q: "+
-			"histograms name their buckets by it; use another name", value)}
+			"histograms use that name for their buckets; choose another", value)}
 	}
 	return &Observer{
 		wait: histogram("redislock_wait_seconds", "How long calls waited for a lock that somebody else held."),
@@ -94,7 +94,7 @@ func (o *Observer) Begin(ctx context.Context, op redislock.Operation) (context.C
 	}
 }
 
-// observe does nothing for a histogram that is invalid: registering it says so.
+// observe ignores an invalid histogram: registering it reports the error.
 func observe(histogram *prometheus.HistogramVec, kind, result string, duration time.Duration) {
 	if observer, err := histogram.GetMetricWithLabelValues(kind, result); err == nil {
 		observer.Observe(duration.Seconds())
