@@ -106,7 +106,7 @@ func TestTerminalStopsBothForTooLong(t *testing.T) {
 	for line := range p.lines {
 		text.WriteString(line)
 	}
-	assert.Contains(t, text.String(), "the command is ended because the lock")
+	assert.Contains(t, text.String(), "the command was ended because the lock")
 	assert.NotContains(t, text.String(), "goes on")
 }
 
