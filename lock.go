@@ -19,10 +19,10 @@ type Lock struct {
 	args     [1]any // the value, a string: token and metadata, boxed once for all commands
 	tokenLen int32
 
-	// unique is whether the value was made for this lock alone. Nobody else can hold by
-	// it then, so that the key may be deleted by it at any time. Whatever deletes on its
-	// own account, or goes on deleting after its caller was answered, has to look: by a
-	// custom token the lock may be held before, or again.
+	// unique is whether the value was made for this lock alone. Then nobody else can hold the
+	// lock by it, and the key may be deleted by it at any time. Whatever deletes on its own
+	// account, or after its caller was answered, must check this: a custom token may have held
+	// the lock before, or hold it again.
 	unique bool
 
 	fence  int64
@@ -32,11 +32,11 @@ type Lock struct {
 	hold   *observation // nil without an observer
 }
 
-// A claim is a lock on its servers, with what they have to remember of it.
+// A claim is a lock on its servers, with what has to be known about it there.
 type claim interface {
-	// take asks once for the lock, and reports whether it is held. If it is not, what may have
-	// been taken even so is given back, some of it in the background. The first time it expects
-	// that the lock is free, again that it is not.
+	// take asks once for the lock, and reports whether it is held. If not, it gives back what it
+	// may have taken anyway, some of it in the background. It expects the lock to be free the
+	// first time, and taken when it asks again.
 	take(ctx context.Context, ttl time.Duration, opt *Options, again bool) (held bool, err error)
 	// renew asks once for a new TTL, and reports whether the lock is held.
 	renew(ctx context.Context, ttl time.Duration) (held bool, err error)
@@ -47,7 +47,7 @@ type claim interface {
 	everywhere() bool
 	// release gives the lock back, and reports whether it was held. It may outlast ctx.
 	release(ctx context.Context) (held bool, err error)
-	// forget is for a lock that was lost: what comes for it later is not its own any more.
+	// forget is for a lost lock: whatever arrives for it later is no longer its own.
 	forget()
 	// abandon gives back, in the background, a lock that its holder has lost but Redis has not.
 	abandon(ttl time.Duration)
@@ -69,7 +69,7 @@ func (l *Lock) init(c *Client, claim claim, keys []string, opt *Options) {
 // value is what the key of the lock has.
 func (l *Lock) value() any { return l.args[0] }
 
-// tokenArg is what scripts are told of the token: its length, negative if it was generated.
+// tokenArg is what scripts get to know about the token: its length, negative if it was generated.
 func (l *Lock) tokenArg() any {
 	if l.unique {
 		return -tokenLength
@@ -223,7 +223,7 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	}
 }
 
-// extended takes in how Redis answered to a refresh.
+// extended handles the answer of Redis to a refresh.
 func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	if err == nil && !held {
 		err = ErrNotObtained
@@ -257,7 +257,7 @@ func (l *Lock) refreshArgs(shorten bool, ttl time.Duration) []any {
 	return []any{l.value(), ttl.Milliseconds(), keepLonger}
 }
 
-// releaseTimeout bounds what is done for a caller whose context is over.
+// releaseTimeout bounds a release for a caller whose context is already over.
 const releaseTimeout = time.Second
 
 // Release gives the lock back and stops its watchdog. It tries even if ctx is already over, for at
