@@ -27,17 +27,17 @@ func forLanesOf(client RedisClient, f func(*lane)) {
 // ScriptName tells scripts apart by their digests.
 func ScriptName(digest string) string {
 	switch digest {
-	case obtainScript.Hash(), obtainMultiScript.Hash(), quorumObtainScript.Hash():
+	case obtainScript.Hash(), obtainMultiScript.Hash(), quorumObtainScript.Hash(), holdersObtainScript.Hash():
 		return "obtain"
-	case refreshScript.Hash():
+	case refreshScript.Hash(), holdersRefreshScript.Hash():
 		return "refresh"
-	case releaseScript.Hash(), releaseKeepScript.Hash(), queueReleaseScript.Hash():
+	case releaseScript.Hash(), releaseKeepScript.Hash(), queueReleaseScript.Hash(), holdersReleaseScript.Hash(), holdersReleaseKeepScript.Hash():
 		return "release"
 	case quorumUndoScript.Hash():
 		return "undo"
 	case quorumHealScript.Hash():
 		return "heal"
-	case ttlScript.Hash():
+	case ttlScript.Hash(), holdersTTLScript.Hash():
 		return "ttl"
 	case queueAskScript.Hash():
 		return "ask"

@@ -121,6 +121,11 @@ func (e otherKindError) Error() string {
 	return fmt.Sprintf("redislock: %s for key %q, which is held with %s: one key cannot have both; use another key", wanted, e.key, found)
 }
 
+func isOtherKind(err error) bool {
+	_, ok := err.(otherKindError)
+	return ok
+}
+
 // severalHolders reports whether the lock may have others beside this holder.
 func (c *singleClaim) severalHolders() bool { return c.limit != exclusiveLimit }
 

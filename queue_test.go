@@ -536,7 +536,7 @@ func TestFairQueue_messageToAReplica(t *testing.T) {
 	awaitChannels(t, rdb, 1)
 	alive := time.Now().Add(time.Minute).UnixMicro()
 	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "astray"}).Err())
-	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "astray", fmt.Sprintf("%d 60000 1:1:bG9jaw predislock:astray", alive)).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "astray", fmt.Sprintf("%d 60000 1:1:1:bG9jaw 1 -6 predislock:astray", alive)).Err())
 	requireOrder(t, lock, results, "present")
 
 	require.NoError(t, rdb.Publish(t.Context(), "redislock:astray", "the first").Err())

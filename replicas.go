@@ -80,7 +80,7 @@ func (c call) runAndWait(ctx context.Context, s *server, run runner) (int64, err
 		return nil // each command has its own error
 	})
 	reply, err := replyOf(written)
-	if err != nil || reply == 0 {
+	if err != nil || reply <= 0 {
 		return reply, err
 	}
 	if info != nil && strings.Contains(info.Val(), "cluster_enabled:1") {

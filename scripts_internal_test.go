@@ -77,6 +77,8 @@ type scriptAsk struct {
 	value, channel string
 	waited         time.Duration
 	fenced         bool
+	limit          string // "" for an exclusive lock
+	generated      bool   // the token, rather
 }
 
 func (q *queueTest) run(script *redis.Script, keys []string, args ...any) int64 {
@@ -92,7 +94,15 @@ func (q *queueTest) ask(a scriptAsk) int64 {
 	if a.fenced {
 		keys = append(keys, "counter")
 	}
-	return q.run(queueAskScript, keys, a.value, 60000, len(a.value), 3000, a.waited.Microseconds(), a.value+":1:bG9jaw", a.channel)
+	length := len(a.value)
+	if a.generated {
+		length = -length
+	}
+	args := []any{a.value, 60000, length, 3000, a.waited.Microseconds(), a.value + ":1:bG9jaw", a.channel}
+	if a.limit != "" {
+		args = append(args, a.limit)
+	}
+	return q.run(queueAskScript, keys, args...)
 }
 
 func (q *queueTest) holder() string {

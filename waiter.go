@@ -290,7 +290,7 @@ func (w *waiter) answeredLocked(sent time.Duration, reply int64, err error) {
 	case err == nil:
 		w.failingSince, w.retry = 0, 0
 		w.waitLocked(sent, reply)
-	case refused(err) || errors.Is(err, redis.ErrClosed):
+	case refused(err) || isOtherKind(err) || errors.Is(err, redis.ErrClosed):
 		w.tell(grant{err: err})
 	case w.failingSince == 0:
 		w.failingSince = now

@@ -57,9 +57,14 @@ local function count()
 	return redis.call('zcount', KEYS[2], from, '+inf'), first ~= nil and string.sub(first, 1, 2) == '0 '
 end
 
+-- Forgets those who have expired.
+local function forget()
+	redis.call('zremrangebyscore', KEYS[2], digits(-now), digits(now))
+end
+
 -- Forgets those who have expired, and has both keys end with the last of the others.
 local function settle()
-	redis.call('zremrangebyscore', KEYS[2], digits(-now), digits(now))
+	forget()
 	local last = tonumber(redis.call('zrevrange', KEYS[2], 0, 0, 'withscores')[2] or 0)
 	if last <= now then
 		redis.call('del', KEYS[1], KEYS[2])

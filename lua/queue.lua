@@ -43,9 +43,18 @@ local function unmark(value)
 	end
 end
 
--- Whether one more with that limit can join those who hold the lock.
-local function room(limit, holders, shared)
-	return shared == (limit == '0') and (shared or holders < tonumber(limit))
+-- Whether one more with that limit can join several holders. place is that of its token, if it has one:
+-- it can be replaced.
+local function room(limit, holders, shared, place)
+	return holders > 0 and shared == (limit == '0') and (shared or place or holders < tonumber(limit))
+end
+
+-- Takes a holder's place away, and the mark of how it came by it: a late leave of the call that was let
+-- in must not take a place that the token obtains later.
+local function drop(holder)
+	redis.call('zrem', KEYS[2], holder)
+	unmark(value_of(holder))
+	settle()
 end
 
 -- Lets in waiters, the first ones first, for as long as there is room for the next. free is whether
@@ -73,7 +82,8 @@ local function let_in(free, asking)
 		local alive, ttl, ticket, limit, length, channel =
 			string.match(waiter or '', '^(%d+) (%d+) (%S+) (%d+) (-?%d+) (.*)$')
 		if alive and tonumber(alive) >= now and (value == asking or channel == '' or listeners(channel) ~= 0) then
-			if not free and not room(limit, holders, shared) then
+			local before = limit ~= '1' and own(value, limit, tonumber(length)) or nil
+			if not free and not room(limit, holders, shared, before) then
 				return false, entered
 			end
 			if limit == '1' then
@@ -82,7 +92,6 @@ local function let_in(free, asking)
 				redis.call('hset', KEYS[4], '', ticket .. ' ' .. value)
 			else
 				redis.call('zrem', KEYS[3], value)
-				local before = own(value, limit, tonumber(length))
 				local ends = now + ttl * 1000
 				hold(value, limit, before, ends, free)
 				if tonumber(length) > 0 then

@@ -17,7 +17,6 @@ local holder = own(ARGV[1], ARGV[2], -1)
 if not holder then
 	return 0
 end
-redis.call('zrem', KEYS[2], holder)
-settle()
+drop(holder)
 move_on(count() == 0)
 return 1

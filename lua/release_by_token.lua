@@ -21,7 +21,6 @@ local holder = own(token, nil, #token)
 if not holder then
 	return 0
 end
-redis.call('zrem', KEYS[2], holder)
-settle()
+drop(holder)
 move_on(count() == 0)
 return 1
