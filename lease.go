@@ -310,7 +310,8 @@ func (l *Lock) ValidUntil() time.Time {
 //   - when Release is called;
 //   - when a refresh, by the watchdog or by the holder, finds that the key is gone or
 //     somebody else's;
-//   - when [Lock.ValidUntil] passes, whatever keeps refreshes from succeeding.
+//   - when [Lock.ValidUntil] passes, whatever keeps refreshes from succeeding, for example
+//     [Options].HoldAtMost.
 //
 // While it is open nobody else holds the lock, as long as the server keeps its data and no other
 // call has the same custom token ([Options].Token). Once closed it stays closed, and Refresh

@@ -162,8 +162,9 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 }
 
 // Refresh gives the lock a new TTL that begins now. It may be longer or shorter than what is left
-// of the old one. If Redis does not answer, it tries again as opt.RetryStrategy says; the other
-// options do not matter. ttl and ctx mean what they do in [Client.Obtain].
+// of the old one, but not longer than [Options].HoldAtMost allows. If Redis does not answer, it
+// tries again as opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
+// they do in [Client.Obtain].
 //
 // A refresh may take effect a second time within the next 3 seconds, if its reply took so long
 // that the Redis client may have sent it twice, or if it was not answered (on a quorum: not by
@@ -174,8 +175,9 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 //
 //   - ErrNotObtained, bare and without another try, if the lock is no longer held; a nil
 //     lock never was. The same goes if Redis has refreshed the lock, but the reply came
-//     after [Lock.Done] had closed, or after the new TTL had passed. The key is then deleted
-//     in the background, unless the token is a custom one.
+//     after [Lock.Done] had closed, or after the new TTL had passed; or, without asking
+//     Redis, if the lock has been held for [Options].HoldAtMost. The key is then deleted in
+//     the background, unless the token is a custom one.
 //   - The last error of the Redis client if the strategy has no more tries; joined with the
 //     context's error, or with context.DeadlineExceeded, if waiting for the next try had to
 //     end.
@@ -267,6 +269,8 @@ const releaseTimeout = time.Second
 //
 // works even where ctx has been cancelled. Otherwise it returns when ctx ends, even if the Redis
 // client is still waiting for its reply.
+//
+// If the lock was obtained with [Options].HoldAtLeast, its keys stay until that time has passed.
 //
 // It returns ErrLockNotHeld if the lock is no longer held, was released before, or is nil. If
 // Redis did not answer, it returns the error of the Redis client or of ctx, and the lock may be

@@ -326,24 +326,27 @@ func TestObserver_lost(t *testing.T) {
 			ttl     time.Duration
 			opt     *redislock.Options
 			lose    func() error
+			result  string
 			message string
 		}{
-			{"found gone by the watchdog", ttl,
+			{"gone", ttl,
 				&redislock.Options{Watchdog: redislock.NewTickWatchdog(time.Millisecond)},
-				func() error { return rdb.Del(t.Context(), key).Err() }, "gone or somebody else's"},
-			{"not refreshed", 300 * time.Millisecond, nil, func() error { return nil }, "not refreshed since"},
+				func() error { return rdb.Del(t.Context(), "gone").Err() }, "lost", "gone or somebody else's"},
+			{"not refreshed", 300 * time.Millisecond, nil, func() error { return nil }, "lost", "not refreshed since"},
+			{"held for its longest", ttl, &redislock.Options{HoldAtMost: 300 * time.Millisecond},
+				func() error { return nil }, "overdue", "held for its longest, 300ms"},
 		} {
 			t.Run(test.name, func(t *testing.T) {
 				observer, spans, reader := record(t, redislockotel.Options{})
-				lock, err := redislock.New(rdb).WithObserver(observer).Obtain(t.Context(), key, test.ttl, test.opt)
+				lock, err := redislock.New(rdb).WithObserver(observer).Obtain(t.Context(), test.name, test.ttl, test.opt)
 				require.NoError(t, err)
 				require.NoError(t, test.lose())
 				hold := awaitSpan(t, spans, "redislock hold")
-				assertFailed(t, hold, "lost", test.message)
+				assertFailed(t, hold, test.result, test.message)
 				<-lock.Done()
 				lost := samples(t, collect(t, reader)["redislock.hold.duration"])
-				assert.Equal(t, map[string]uint64{"lost": 1}, countsOf(lost))
-				assert.InDelta(t, hold.EndTime().Sub(hold.StartTime()).Seconds(), lost["lost"].Sum, 1)
+				assert.Equal(t, map[string]uint64{test.result: 1}, countsOf(lost))
+				assert.InDelta(t, hold.EndTime().Sub(hold.StartTime()).Seconds(), lost[test.result].Sum, 1)
 			})
 		}
 	})

@@ -132,6 +132,36 @@ var mutants = []mutant{
 		tests: "Quorum_customTokenIsUndone", simulated: true,
 	},
 	{
+		name: "a key that stays needs memory", file: "lua/release_keep.lua",
+		old: "	redis.call('pexpire', mine[i], ARGV[3])\n", new: "",
+		tests: "Options_holdAtLeastOutOfMemory",
+	},
+	{
+		name: "a release that comes twice has the key stay for longer", file: "lua/release_keep.lua",
+		old: "	if value == ARGV[1] then\n", new: "	if value == ARGV[1] or value == ARGV[2] then\n",
+		tests: "Scripts_releaseKeepTwice",
+	},
+	{
+		name: "the key of a lost lock stays", file: "bounds.go",
+		old: "|| l.lease.cause != errReleased {", new: "|| l.lease.cause == nil {",
+		tests: "Options_holdAtLeastOfALostLock",
+	},
+	{
+		name: "a late release has the key stay for longer", file: "undo.go",
+		old: "if u.renew != nil {", new: "if false {",
+		tests: "Options_holdAtLeastWithoutAnAnswer",
+	},
+	{
+		name: "refreshes outlast HoldAtMost", file: "bounds.go",
+		old: "return min(ttl, (b.ends - now).Truncate(time.Millisecond))", new: "return ttl",
+		tests: "Options_holdAtMost",
+	},
+	{
+		name: "an election ends with a loss", file: "election.go",
+		old: "return ended.Err() != nil, err", new: "return ended == nil, err",
+		tests: "Election_lost",
+	},
+	{
 		name: "a late reply to a refresh is believed", file: "lock.go",
 		old: "case err == nil && cause != nil:", new: "case false:",
 		tests: "Refresh_", simulated: true,

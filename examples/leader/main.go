@@ -1,7 +1,7 @@
 //go:build unix
 
-// Command leader runs a job in one of several processes: whoever holds the lock leads, and
-// when it dies another takes over. It starts three processes, kills a leader, and stops
+// Command leader runs a job in one of several processes: the one that is elected. When it dies
+// another takes over. It starts three processes, kills a leader, and stops
 // another one for longer than its lock lasts. What each of them does is in candidate.go.
 //
 // They use an embedded server, or with -redis host:port a real one.
@@ -47,9 +47,11 @@ func stand(addr, key, name string) error {
 	client := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
 	defer client.Close()
 	fmt.Println(name, "stands by")
-	c := &candidate{name: name, locker: redislock.New(client), key: key}
-	c.stand(ctx)
-	return nil
+	err := newCandidate(redislock.New(client), key, name).stand(ctx)
+	if ctx.Err() != nil {
+		return nil // that is why it has ended
+	}
+	return err
 }
 
 // run starts the processes and tells what becomes of them.

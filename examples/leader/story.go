@@ -115,7 +115,7 @@ func (s *story) hear() (who, what string, _ error) {
 		return "", "", fmt.Errorf("%s and %s lead", s.leader, who)
 	case what == "leads":
 		s.leader = who
-	case what == "stops the job" && who == s.leader:
+	case strings.HasPrefix(what, "stops the job") && who == s.leader:
 		s.leader = ""
 	}
 	return who, what, nil
@@ -178,12 +178,10 @@ func (s *story) suspend() error {
 	if err := s.candidates[old].Process.Signal(syscall.SIGCONT); err != nil {
 		return err
 	}
-	for _, what := range []string{"stops the job", "has lost the lead"} {
-		if who, err := s.await(what); err != nil {
-			return err
-		} else if who != old {
-			return fmt.Errorf("%s %s, and not %s", who, what, old)
-		}
+	if who, err := s.await("stops the job"); err != nil {
+		return err
+	} else if who != old {
+		return fmt.Errorf("%s stops the job, and not %s", who, old)
 	}
 	return nil
 }
