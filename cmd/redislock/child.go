@@ -1,0 +1,123 @@
+//go:build unix
+
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// stopPatience is how long a command at a terminal has to stop itself, after Ctrl-Z, in a way of its own.
+const stopPatience = 100 * time.Millisecond
+
+// A child is the command that runs under the lock.
+//
+// Where there is no terminal it has a process group of its own, so that all of its processes can be
+// ended when the lock is lost. At a terminal it stays in the group of this process, with
+// which the shell and the keys of the terminal deal as one.
+type child struct {
+	command  *exec.Cmd
+	terminal *os.File      // nil: it has a group of its own
+	ended    chan struct{} // closed once it has
+}
+
+// lookUp finds a command's program.
+func lookUp(name string) (path string, _ error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", cannotRun(err)
+	}
+	return path, nil
+}
+
+// cannotRun is a failure with the code that shells have for it.
+func cannotRun(err error) error {
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return &failure{exitNoCommand, err}
+	}
+	return &failure{exitCannotExec, err}
+}
+
+// startChild starts a command, without a shell in between. It has this process's standard files,
+// environment and directory. Call it from a goroutine that does not end before the process: where the
+// kernel kills the child of a process that dies, it goes by the thread that has started it.
+func startChild(path string, args []string) (*child, error) {
+	runtime.LockOSThread()
+	c := &child{terminal: openTerminal(), ended: make(chan struct{})}
+	c.command = &exec.Cmd{
+		Path: path, Args: args,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: c.terminal == nil},
+	}
+	dieWithParent(c.command.SysProcAttr)
+	if err := c.command.Start(); err != nil {
+		return nil, cannotRun(err)
+	}
+	go func() {
+		_ = c.command.Wait() // code tells
+		close(c.ended)
+	}()
+	return c, nil
+}
+
+// pass passes a signal on that this process has got.
+func (c *child) pass(sig os.Signal) {
+	switch sig {
+	case syscall.SIGPIPE: // because of a line that this process has printed
+	case syscall.SIGINT, syscall.SIGQUIT:
+		// By a key of the terminal the child has got it as well. Many take a second one for a
+		// wish to end at once.
+		if !inForeground(c.terminal) {
+			c.signal(sig)
+		}
+	case syscall.SIGTSTP:
+		c.signal(sig)
+		if c.terminal != nil {
+			c.stopBoth()
+		}
+	default:
+		c.signal(sig)
+	}
+}
+
+// stopBoth stops the child and this process, as the shell that has started it expects of Ctrl-Z. The
+// child must not go on without this process, which refreshes the lock.
+func (c *child) stopBoth() {
+	select {
+	case <-c.ended:
+		return
+	case <-time.After(stopPatience):
+	}
+	c.signal(syscall.SIGSTOP)
+	stopSelf()
+}
+
+func (c *child) signal(sig os.Signal) {
+	_ = c.command.Process.Signal(sig) // fails if it has ended
+}
+
+// end sends a signal that is to end the child, and all of its processes if they can be told from
+// others. A process that is stopped has to go on for that.
+func (c *child) end(sig syscall.Signal) {
+	for _, sig := range []syscall.Signal{sig, syscall.SIGCONT} {
+		if c.terminal == nil {
+			_ = syscall.Kill(-c.command.Process.Pid, sig)
+		} else {
+			c.signal(sig)
+		}
+	}
+}
+
+// code is that of a child that has ended: its own, or what shells have for a signal.
+func (c *child) code() int {
+	status, ok := c.command.ProcessState.Sys().(syscall.WaitStatus)
+	if ok && status.Signaled() {
+		return exitSignal + int(status.Signal())
+	}
+	return c.command.ProcessState.ExitCode()
+}

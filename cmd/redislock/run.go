@@ -1,0 +1,305 @@
+//go:build unix
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/bsm/redislock"
+)
+
+const (
+	minTTL = time.Second
+	// releasePatience bounds the release: the command has ended, and the lock expires by itself.
+	releasePatience = 2 * time.Second
+	// tryPatience bounds a try of a call that is not to wait.
+	tryPatience = 10 * time.Second
+	// leavePatience bounds the waiting for a call that is to end, but whose Redis does not answer.
+	leavePatience = 3 * time.Second
+)
+
+// A runner is one call of run.
+type runner struct {
+	redisURL *string
+	key      string
+	path     string   // of the command's program
+	command  []string // with its name
+
+	ttl, wait     time.Duration
+	atLeast       time.Duration
+	atMost        time.Duration
+	limit         int
+	shared        bool
+	noWait, quiet bool
+
+	client  redis.UniversalClient
+	self    holder
+	signals <-chan os.Signal
+}
+
+func run(args []string) error {
+	r, err := parseRun(args)
+	if err != nil {
+		return err
+	}
+	if r.path, err = lookUp(r.command[0]); err != nil {
+		return err // before it waits
+	}
+	if r.client, err = connect(*r.redisURL); err != nil {
+		return err
+	}
+	defer r.client.Close()
+	r.self = newHolder(r.command)
+	r.signals = catchSignals()
+	lock, err := r.obtain()
+	if err != nil {
+		return err
+	}
+	return r.runUnder(lock)
+}
+
+func parseRun(args []string) (*runner, error) {
+	r := &runner{}
+	set, redisURL := flags("run", "[flags] KEY -- COMMAND ARG...")
+	r.redisURL = redisURL
+	set.DurationVar(&r.wait, "wait", 0, "how `long` to wait for the lock; 0: for as long as it takes")
+	set.BoolVar(&r.noWait, "no-wait", false, "do not wait for the lock")
+	set.BoolVar(&r.quiet, "quiet", false, "say nothing while waiting, nor if somebody else holds the lock")
+	set.DurationVar(&r.ttl, "ttl", 15*time.Second, "how `long` the lock outlives this process if that is killed")
+	set.IntVar(&r.limit, "limit", 0, "how `many` may hold the lock at a time; all have to say the same")
+	set.BoolVar(&r.shared, "shared", false, "hold the lock together with others that say this")
+	set.DurationVar(&r.atLeast, "at-least", 0, "how `long` to hold the lock at least, though the command may end before")
+	set.DurationVar(&r.atMost, "at-most", 0, "how `long` to hold the lock at most: then the command is ended")
+
+	before, command := args, []string(nil)
+	if i := slices.Index(args, "--"); i >= 0 {
+		before, command = args[:i], args[i+1:]
+	}
+	var err error
+	if r.key, err = parseKey(set, before); err != nil {
+		return nil, err
+	}
+	r.command = command
+	return r, r.check()
+}
+
+func (r *runner) check() error {
+	switch {
+	case len(r.command) == 0:
+		return fail(exitUsage, "no command: it follows the key and --, such as: redislock run %s -- make", r.key)
+	case r.wait < 0:
+		return fail(exitUsage, "-wait of %v: use a positive time, or -no-wait", r.wait)
+	case r.wait > 0 && r.noWait:
+		return fail(exitUsage, "-wait and -no-wait contradict each other")
+	case r.ttl < minTTL:
+		return fail(exitUsage, "-ttl of %v is too short to end a command in time: use at least %v", r.ttl, minTTL)
+	case r.limit < 0:
+		return fail(exitUsage, "-limit of %d: it is how many may hold the lock, at least 1", r.limit)
+	case r.limit > 1 && r.shared:
+		return fail(exitUsage, "-limit and -shared contradict each other: any number may share a lock")
+	case r.atLeast < 0:
+		return fail(exitUsage, "-at-least of %v: use a positive time", r.atLeast)
+	case r.atMost != 0 && r.atMost < minTTL:
+		return fail(exitUsage, "-at-most of %v is too short to end a command in time: use at least %v", r.atMost, minTTL)
+	case r.atMost != 0 && r.atLeast > r.atMost:
+		return fail(exitUsage, "-at-least of %v is longer than -at-most of %v", r.atLeast, r.atMost)
+	default:
+		return nil
+	}
+}
+
+func (r *runner) options() *redislock.Options {
+	opt := &redislock.Options{
+		RetryStrategy: redislock.FairQueue(),
+		Watchdog:      redislock.NewTickWatchdog(0),
+		Metadata:      r.self.metadata(),
+		MaxWait:       cmp.Or(r.wait, math.MaxInt64),
+		Limit:         r.limit,
+		Shared:        r.shared,
+		HoldAtLeast:   r.atLeast,
+		HoldAtMost:    r.atMost,
+	}
+	if r.noWait {
+		opt.RetryStrategy, opt.MaxWait = redislock.NoRetry(), tryPatience
+	}
+	return opt
+}
+
+type obtained struct {
+	lock *redislock.Lock
+	err  error
+}
+
+// obtain waits for the lock, or for a signal that ends the waiting.
+func (r *runner) obtain() (*redislock.Lock, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan obtained, 1)
+	go func() {
+		lock, err := redislock.New(r.client).Obtain(ctx, r.key, r.ttl, r.options())
+		done <- obtained{lock, err}
+	}()
+	stopProgress := r.showProgress()
+	defer stopProgress()
+
+	var interrupt error
+	var giveUp <-chan time.Time
+	for {
+		select {
+		case result := <-done:
+			stopProgress()
+			return r.judge(result, interrupt)
+		case sig := <-r.signals:
+			switch {
+			case sig == syscall.SIGTSTP:
+				stopSelf()
+			case !endsWaiting(sig):
+			case interrupt != nil: // somebody is impatient
+				return nil, interrupt
+			default:
+				interrupt = interruptedBy(sig)
+				cancel()
+				giveUp = time.After(leavePatience)
+			}
+		case <-giveUp:
+			return nil, interrupt
+		}
+	}
+}
+
+func interruptedBy(sig os.Signal) error {
+	number, _ := sig.(syscall.Signal)
+	return &failure{code: exitSignal + int(number)}
+}
+
+// judge says what an end of obtaining means for this process.
+func (r *runner) judge(result obtained, interrupt error) (*redislock.Lock, error) {
+	switch {
+	case interrupt != nil:
+		if result.err == nil {
+			r.release(result.lock)
+		}
+		return nil, interrupt
+	case result.err == nil:
+		return result.lock, nil
+	case errors.Is(result.err, redislock.ErrNotObtained):
+		return nil, r.notObtained()
+	case errors.Is(result.err, context.DeadlineExceeded):
+		return nil, fail(exitRedis, "Redis did not answer within %v", r.options().MaxWait)
+	default:
+		return nil, redisFailure(result.err)
+	}
+}
+
+func (r *runner) notObtained() error {
+	switch {
+	case r.quiet:
+		return &failure{code: exitNotObtained}
+	case r.noWait:
+		return fail(exitNotObtained, "%q is held by %s", r.key, r.whoHolds())
+	default:
+		return fail(exitNotObtained, "%q was not obtained within %v: it is held by %s", r.key, r.wait, r.whoHolds())
+	}
+}
+
+// runUnder runs the command while the lock is held.
+func (r *runner) runUnder(lock *redislock.Lock) error {
+	select {
+	case sig := <-r.signals:
+		if endsWaiting(sig) { // it came before the command did
+			r.release(lock)
+			return interruptedBy(sig)
+		}
+	default:
+	}
+	child, err := startChild(r.path, r.command)
+	if err != nil {
+		r.release(lock)
+		return err
+	}
+	stopped := r.watchOver(child, lock)
+	lost := r.release(lock)
+	switch {
+	case stopped != nil:
+		return stopped
+	case child.code() != 0:
+		return &failure{code: child.code()}
+	case lost != nil:
+		return fail(exitNotHeld, "the lock of %q was lost before the command had ended: %w", r.key, lost)
+	default:
+		return nil
+	}
+}
+
+// watchOver passes signals on to the child until that has ended, and ends it if the lock does. If so
+// it returns why.
+func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
+	guard := newGuard(r.ttl, r.atMost)
+	gone := lock.Done()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var toPass os.Signal
+		select {
+		case <-c.ended:
+			if stopped != nil {
+				c.end(syscall.SIGKILL) // what it has left behind
+			}
+			return stopped
+		case toPass = <-r.signals:
+		case <-gone:
+			gone = nil
+		case <-timer.C:
+		}
+		// First of all, since the lock may have been lost while this process was stopped: then SIGCONT
+		// must not let the child go on.
+		sig, again := guard.look(time.Now(), lock.ValidUntil(), gone == nil)
+		if sig != 0 {
+			if stopped == nil {
+				stopped = r.reasonToStop(lock)
+				say("%v", stopped)
+				stopped = &failure{code: exitNotHeld}
+			}
+			c.end(sig)
+		}
+		if sig == syscall.SIGKILL {
+			continue
+		}
+		timer.Reset(again)
+		if toPass != nil {
+			c.pass(toPass)
+		}
+	}
+}
+
+// reasonToStop says why the command has to end before it has.
+func (r *runner) reasonToStop(lock *redislock.Lock) error {
+	if cause := context.Cause(lock.Context(context.Background())); cause != nil {
+		return fail(exitNotHeld, "the command is ended because the lock of %q was lost: %w", r.key, cause)
+	}
+	return fail(exitNotHeld, "the command is ended because the lock of %q is held only until %s", r.key,
+		lock.ValidUntil().Format("15:04:05.000"))
+}
+
+// release gives the lock back. It returns why it was lost before, if it was.
+func (r *runner) release(lock *redislock.Lock) (lost error) {
+	ctx, cancel := context.WithTimeout(context.Background(), releasePatience)
+	defer cancel()
+	err := lock.Release(ctx)
+	if errors.Is(err, redislock.ErrLockNotHeld) {
+		return err
+	}
+	if err != nil {
+		say("the lock of %q could not be released and expires within %v: %v", r.key, r.ttl, err)
+	}
+	return nil
+}
