@@ -3,6 +3,7 @@
 package examples_test
 
 import (
+	"go/format"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,6 +81,17 @@ func TestReadme_examples(t *testing.T) {
 		if directory.IsDir() && directory.Name() != "redis" {
 			assert.True(t, named[directory.Name()], "README.md does not mention the example %s", directory.Name())
 		}
+	}
+}
+
+// README's programs are formatted as Go is.
+func TestReadme_format(t *testing.T) {
+	programs := newcomer.Read(t, root).Programs()
+	require.Len(t, programs, 2)
+	for _, program := range programs {
+		formatted, err := format.Source([]byte(program))
+		require.NoError(t, err)
+		assert.Equal(t, string(formatted), program)
 	}
 }
 
