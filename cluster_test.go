@@ -59,6 +59,13 @@ func TestCluster(t *testing.T) {
 		tally.require(t, map[string]int{"obtain error": 3})
 	})
 
+	t.Run("several holders", func(t *testing.T) {
+		requireBracesWork(t, rdb)
+		for _, tag := range []string{"a", "b", "c"} { // on all nodes
+			joinReadersAndWriter(t, tag, rdb, func() redislock.RedisClient { return rdb }).requireServed(t, rdb)
+		}
+	})
+
 	t.Run("watched locks", func(t *testing.T) {
 		const ttl = 10 * time.Second
 		watchdog := redislock.NewTickWatchdog(500 * time.Millisecond)
@@ -132,14 +139,18 @@ func TestCluster_migration(t *testing.T) {
 	for _, name := range names {
 		waitInLine(t, t.Context(), from.Client(), cluster.Client(), name, fair(), results)
 	}
+	readers := joinReadersAndWriter(t, key, from.Client(), func() redislock.RedisClient { return cluster.Client() })
 	for range 2 { // there, and back again
 		cluster.Migrate(key, from, to)
 		from, to = to, from
+		readers.requireRefreshed(t)
 		until := fenced.ValidUntil()
 		require.Eventually(t, func() bool { return fenced.ValidUntil().After(until) }, 20*time.Second, time.Millisecond)
 	}
-	awaitShardListeners(t, from.Client(), 2)
+	awaitShardListeners(t, from.Client(), 2+waitingInAll)
 	awaitAlive(t, from.Client(), 2)
+	awaitAliveOf(t, from.Client(), readers.waiters, waitingInAll)
+	readers.requireServed(t, rdb)
 	requireOrder(t, lock, results, names...)
 	require.NoError(t, fenced.Release(t.Context()))
 }
@@ -161,6 +172,7 @@ func TestCluster_failover(t *testing.T) {
 	for _, name := range names {
 		waitInLine(t, t.Context(), master.Client(), cluster.Client(), name, fair(), results)
 	}
+	readers := joinReadersAndWriter(t, key, master.Client(), func() redislock.RedisClient { return cluster.Client() })
 	require.Eventually(t, func() bool { // it is replicated
 		return rdb.Exists(t.Context(), key).Val() == 1 && replica.Client().ZCard(t.Context(), queueKey).Err() != nil
 	}, 10*time.Second, time.Millisecond)
@@ -170,8 +182,11 @@ func TestCluster_failover(t *testing.T) {
 
 	until := lock.ValidUntil()
 	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
-	awaitShardListeners(t, replica.Client(), 2)
+	readers.requireRefreshed(t)
+	awaitShardListeners(t, replica.Client(), 2+waitingInAll)
 	awaitAlive(t, replica.Client(), 2)
+	awaitAliveOf(t, replica.Client(), readers.waiters, waitingInAll)
+	readers.requireServed(t, rdb)
 	requireOrder(t, lock, results, names...)
 }
 
@@ -190,13 +205,17 @@ func TestSentinel_failover(t *testing.T) {
 	for _, name := range names {
 		waitInLine(t, t.Context(), replicated.Master.Client(), replicated.Client(), name, fair(), results)
 	}
+	readers := joinReadersAndWriter(t, key, replicated.Master.Client(), func() redislock.RedisClient { return replicated.Client() })
 	require.EqualValues(t, 2, replicated.Master.Client().Wait(t.Context(), 2, 5*time.Second).Val())
 	replicated.Master.Kill()
 
 	until := lock.ValidUntil().Add(time.Second)
 	require.Eventually(t, func() bool { return lock.ValidUntil().After(until) }, ttl, time.Millisecond, "it is refreshed again")
-	awaitListeners(t, rdb, 2)
+	readers.requireRefreshed(t)
+	awaitListeners(t, rdb, 2+waitingInAll)
 	awaitAlive(t, rdb, 2)
+	awaitAliveOf(t, rdb, readers.waiters, waitingInAll)
+	readers.requireServed(t, rdb)
 	requireOrder(t, lock, results, names...)
 }
 
@@ -265,6 +284,9 @@ func TestRing(t *testing.T) {
 			return ring.ZCard(t.Context(), "{"+key+"}:redislock:queue").Val() == 1
 		}, 10*time.Second, time.Millisecond)
 		requireOrder(t, lock, results, "waiter")
+	}
+	for i := range 6 {
+		joinReadersAndWriter(t, fmt.Sprint("readers ", i), ring, func() redislock.RedisClient { return ring }).requireServed(t, ring)
 	}
 	for _, server := range servers {
 		assert.NotZero(t, server.Calls("evalsha"))
@@ -342,6 +364,7 @@ func TestClients(t *testing.T) {
 			rdb := server.Client()
 			client := connect(t, server)
 			requireReentrant(t, rdb, client)
+			joinReadersAndWriter(t, "readers", rdb, func() redislock.RedisClient { return client }).requireServed(t, client)
 			lock := obtain(t, client, &redislock.Options{
 				RetryStrategy: redislock.FairQueue(),
 				Watchdog:      redislock.NewTickWatchdog(20 * time.Millisecond),

@@ -378,34 +378,42 @@ func TestHolders_kindsDoNotMixInTheQueue(t *testing.T) {
 	releasedAll(t, rdb, first.lock, last.lock)
 }
 
+// requireGroups is requireOrder for waiters of which several are let in by one release: the last of those before.
+func requireGroups(t testing.TB, lock *redislock.Lock, results <-chan obtained, groups ...[]string) {
+	t.Helper()
+	for _, group := range groups {
+		require.NoError(t, lock.Release(t.Context()))
+		var locks []*redislock.Lock
+		var names []string
+		for range group {
+			result := receive(t, results)
+			require.NoError(t, result.err)
+			names = append(names, result.name)
+			locks = append(locks, result.lock)
+		}
+		require.ElementsMatch(t, group, names)
+		lock = locks[0]
+		for _, other := range locks[1:] {
+			require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+			require.NoError(t, other.Release(t.Context()))
+		}
+		require.Empty(t, results)
+	}
+	require.NoError(t, lock.Release(t.Context()))
+}
+
 // All kinds of waiters stand in one queue, and are served in its order.
 func TestHolders_order(t *testing.T) {
 	onBoth(t, func(t *testing.T, rdb *redis.Client) {
-		for name, opt := range map[string]func() *redislock.Options{"shared": reader, "limited": func() *redislock.Options { return atMost(2) }} {
+		for _, opt := range []func() *redislock.Options{reader, func() *redislock.Options { return atMost(2) }} {
 			lock := obtain(t, rdb, fair())
 			results := make(chan obtained, 7)
 			queue := map[string]func() *redislock.Options{"w": fair, "m": opt}
 			for _, waiter := range []string{"m1", "m2", "w1", "w2", "m3", "w3"} {
 				waitInLine(t, t.Context(), rdb, rdb, waiter, queue[waiter[:1]](), results)
 			}
-			for _, group := range [][]string{{"m1", "m2"}, {"w1"}, {"w2"}, {"m3"}, {"w3"}} {
-				require.NoError(t, lock.Release(t.Context()), name)
-				var locks []*redislock.Lock
-				var names []string
-				for range group {
-					result := receive(t, results)
-					require.NoError(t, result.err, name)
-					names = append(names, result.name)
-					locks = append(locks, result.lock)
-				}
-				require.ElementsMatch(t, group, names, name)
-				for _, other := range locks[1:] {
-					require.NoError(t, other.Release(t.Context()), name)
-				}
-				require.Empty(t, results, name)
-				lock = locks[0]
-			}
-			releasedAll(t, rdb, lock)
+			requireGroups(t, lock, results, []string{"m1", "m2"}, []string{"w1"}, []string{"w2"}, []string{"m3"}, []string{"w3"})
+			awaitNoKeys(t, rdb)
 		}
 	})
 }

@@ -308,3 +308,15 @@ func TestQueueRelease_tellsAll(t *testing.T) {
 		assert.Equal(t, want, message.Payload)
 	}
 }
+
+// Who has no room is not overtaken because it reconnects, but only once it has not been heard of for too long.
+func TestQueueAsk_notOvertaken(t *testing.T) {
+	for alive, want := range map[int64]int64{0: -time.Minute.Milliseconds(), -1: 1} {
+		q := newQueueTest(t)
+		q.setHolders(ends{"0 us": time.Minute})
+		q.enqueue("w1 1")
+		q.HSet(queueTestWaiters, "w1", fmt.Sprint(q.now.UnixMicro()+alive, " 60000 w1:1:bG9jaw 1 2 pnobody"))
+		assert.Equal(t, want, q.ask(scriptAsk{value: "me", limit: "0"}))
+		assert.Equal(t, want < 0, len(q.waiting()) == 2)
+	}
+}

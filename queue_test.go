@@ -113,6 +113,12 @@ func awaitChannelsOf(t testing.TB, rdb redis.Cmdable, waitersKey string, n int) 
 // awaitAlive waits until n waiters are known to be alive for some time to come.
 func awaitAlive(t testing.TB, rdb *redis.Client, n int) {
 	t.Helper()
+	awaitAliveOf(t, rdb, waitersKey, n)
+}
+
+// awaitAliveOf is awaitAlive for the waiters in a hash.
+func awaitAliveOf(t testing.TB, rdb redis.Cmdable, waitersKey string, n int) {
+	t.Helper()
 	require.Eventually(t, func() bool {
 		waiters, err := rdb.HVals(t.Context(), waitersKey).Result()
 		alive := 0

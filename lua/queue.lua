@@ -63,7 +63,8 @@ end
 -- who asks holds it.
 --
 -- That nobody listens means that the waiter's process is gone, or is reconnecting: it is passed
--- over. Nothing must be sent to it: a subscriber at a replica would receive it uncounted, and
+-- over if there is room for it. If there is none it holds up those behind it, for as long as it is
+-- alive: they must not overtake it because it reconnects. Nothing must be sent to it: a subscriber at a replica would receive it uncounted, and
 -- believe it while the next has the lock.
 --
 -- The first write is one that needs no memory: the server does not refuse those after it for
@@ -81,11 +82,12 @@ local function let_in(free, asking)
 		local waiter = redis.call('hget', KEYS[4], value)
 		local alive, ttl, ticket, limit, length, channel =
 			string.match(waiter or '', '^(%d+) (%d+) (%S+) (%d+) (-?%d+) (.*)$')
-		if alive and tonumber(alive) >= now and (value == asking or channel == '' or listeners(channel) ~= 0) then
-			local before = limit ~= '1' and own(value, limit, tonumber(length)) or nil
-			if not free and not room(limit, holders, shared, before) then
-				return false, entered
-			end
+		local present = alive and tonumber(alive) >= now
+		local before = present and limit ~= '1' and own(value, limit, tonumber(length)) or nil
+		if present and not free and not room(limit, holders, shared, before) then
+			return false, entered
+		end
+		if present and (value == asking or channel == '' or listeners(channel) ~= 0) then
 			if limit == '1' then
 				redis.call('set', KEYS[1], value, 'px', ttl)
 				-- Before the entry goes: a hash that becomes empty loses its TTL.
