@@ -147,7 +147,7 @@ func TestElection_lost(t *testing.T) {
 		})
 		assert.NoError(t, err)
 		assert.Equal(t, 3, terms)
-		assert.Contains(t, logged.String(), "leadership was lost")
+		assert.Contains(t, logged.String(), "leadership lost")
 		assert.Contains(t, logged.String(), "returned=down")
 	})
 }
@@ -223,7 +223,7 @@ func TestElection_runsOnce(t *testing.T) {
 	e := candidate(redislock.New(redistest.Client(t, redistest.Embedded(t).Addr())), "")
 	require.NoError(t, e.Run(t.Context(), func(ctx context.Context) error {
 		err := e.Run(ctx, func(context.Context) error { panic("elected twice") })
-		assert.ErrorContains(t, err, `redislock: Run for key "lock" is running already`)
+		assert.ErrorContains(t, err, `redislock: Run for key "lock" is already running`)
 		assert.True(t, e.IsLeader())
 		return nil
 	}))
@@ -296,12 +296,12 @@ func TestElection_badInput(t *testing.T) {
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}, HeartbeatFrequency: time.Hour})
 	defer ring.Close()
 	for message, e := range map[string]*redislock.Election{
-		"no Redis client":      redislock.NewElection(nil, key, ttl, nil),
-		"is empty":             redislock.NewElection(redislock.New(rdb), "", ttl, nil),
-		"TTL of 0s":            redislock.NewElection(redislock.New(rdb), key, 0, nil),
-		"MinReplicas of -1":    redislock.NewElection(redislock.New(rdb), key, ttl, &redislock.Options{MinReplicas: -1}),
-		"give New or NewQuor":  redislock.NewElection(redislock.New(nil), key, ttl, nil),
-		"cannot be queued for": redislock.NewElection(redislock.New(ring), "a}", ttl, nil),
+		"no Redis client":                 redislock.NewElection(nil, key, ttl, nil),
+		"is empty":                        redislock.NewElection(redislock.New(rdb), "", ttl, nil),
+		"TTL of 0s":                       redislock.NewElection(redislock.New(rdb), key, 0, nil),
+		"MinReplicas of -1":               redislock.NewElection(redislock.New(rdb), key, ttl, &redislock.Options{MinReplicas: -1}),
+		"New or NewQuorum needs a client": redislock.NewElection(redislock.New(nil), key, ttl, nil),
+		"cannot be used with FairQueue":   redislock.NewElection(redislock.New(ring), "a}", ttl, nil),
 	} {
 		assert.ErrorContains(t, e.Run(t.Context(), nothing), message)
 		_, err := e.Leader(t.Context())
