@@ -50,7 +50,7 @@ func NewElection(client *Client, key string, ttl time.Duration, opt *Options) *E
 	e := &Election{keys: []string{key}, ttl: ttl}
 	if client != nil {
 		candidate := *client
-		candidate.kind = KindElection
+		candidate.election = true
 		e.client = &candidate
 	}
 	if opt != nil {

@@ -82,8 +82,8 @@ func (c *Client) observe(ctx context.Context, op Operation) (context.Context, *o
 	if c == nil || c.observers == nil {
 		return ctx, nil
 	}
-	if c.kind != "" {
-		op.Kind = c.kind
+	if c.election {
+		op.Kind = KindElection
 	}
 	o := &observation{}
 	for _, observer := range c.observers {

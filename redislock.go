@@ -81,7 +81,7 @@ type RedisClient interface {
 type Client struct {
 	servers   servers // nil if there are none
 	observers []Observer
-	kind      string // of all its operations; "": that of the lock
+	election  bool // its locks are the leadership of an Election
 }
 
 // servers are what a Client's locks are on: one server, or a quorum of them.

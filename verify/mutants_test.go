@@ -154,7 +154,12 @@ var mutants = []mutant{
 	{
 		name: "refreshes outlast HoldAtMost", file: "bounds.go",
 		old: "return min(ttl, (b.ends - now).Truncate(time.Millisecond))", new: "return ttl",
-		tests: "Options_holdAtMost",
+		tests: "Options_holdAtMost$", simulated: true,
+	},
+	{
+		name: "HoldAtLeast ends early", file: "bounds.go",
+		old: "left := b.keptUntil - sinceEpoch()", new: "left := (b.keptUntil - sinceEpoch()) / 2",
+		tests: "Bounds_round", simulated: true,
 	},
 	{
 		name: "an election ends with a loss", file: "election.go",

@@ -17,6 +17,8 @@ type simCall struct {
 	style    simStyle
 	ttl      time.Duration
 	watchdog redislock.Watchdog
+	atLeast  time.Duration // HoldAtLeast
+	atMost   time.Duration // HoldAtMost
 	turn     turn
 	keys     []string        // turn.Key first
 	lock     *redislock.Lock // nil: it waits; its worker's alone, and set before it is held
@@ -97,6 +99,9 @@ func (c *simCall) succeeded(note func()) {
 		}
 		s.fences[key] = simFence{c.turn.Fence, c.turn.Token}
 	}
+	if until := s.keptUntil[key]; time.Now().Before(until) {
+		s.violationLocked("not held for its least", key, "worker %d obtains it %v too early", c.turn.Worker, time.Until(until))
+	}
 	s.checkOrder(c)
 	s.checkHandover(c)
 	s.released[key] = time.Time{}
@@ -139,7 +144,7 @@ func (c *simCall) ends() {
 		c.turn.ValidUntil = s.now()
 	}
 	c.turn.Release.From = s.now()
-	if c.believes() {
+	if c.believes() && !c.style.bound {
 		s.released[c.turn.Key] = time.Now()
 	}
 	s.finish(c)
@@ -162,9 +167,10 @@ func (c *simCall) watchDone() {
 		if late := now.Sub(c.lock.ValidUntil()); late > 0 && !strings.Contains(cause.Error(), "gone") {
 			s.violationLocked(doneLate, c.turn.Key, "worker %d: by %v", c.turn.Worker, late)
 		}
-		expired := strings.Contains(cause.Error(), "not refreshed")
+		overdue := strings.Contains(cause.Error(), "held for its longest")
+		expired := overdue || strings.Contains(cause.Error(), "not refreshed")
 		calm := now.Sub(s.calmSince(c.w.p))
-		kept := c.watchdog != nil && calm > 2*c.ttl+simPatience && !(c.style.brief && now.Sub(c.w.p.lastStale()) <= c.ttl)
+		kept := c.watchdog != nil && !overdue && calm > 2*c.ttl+simPatience && !(c.style.brief && now.Sub(c.w.p.lastStale()) <= c.ttl)
 		if kept || !expired && s.holds(c) {
 			s.violationLocked(lostNoReason, c.turn.Key, "worker %d, calm for %v, held in Redis: %v: %v",
 				c.turn.Worker, calm, s.holds(c), cause)
@@ -179,6 +185,9 @@ func (c *simCall) check() {
 	defer s.mu.Unlock()
 	if !c.believes() {
 		return
+	}
+	if longest := c.turn.Obtain.To + c.atMost; c.atMost > 0 && s.onClock(c.lock.ValidUntil()) > longest {
+		s.violationLocked("held for too long", c.turn.Key, "worker %d until %v, at most %v", c.turn.Worker, c.validUntil(), longest)
 	}
 	if !s.holds(c) {
 		s.violationLocked("believed but not held", c.turn.Key, "worker %d until %v: %s", c.turn.Worker, c.validUntil(), s.inRedis(c.turn.Key))
@@ -251,7 +260,7 @@ func (s *simulation) runs(server *simServer, script simScript, run func()) {
 	case "queue_ask":
 		s.asks(script.args[0])
 		run()
-	case "queue_leave", "queue_release":
+	case "queue_leave", "queue_release", "release_keep":
 		run()
 		s.leaves(script.args[0])
 	case "quorum_heal":
@@ -366,6 +375,14 @@ func (s *simulation) checkWaiting() {
 			s.lastHeld[c.turn.Key] = now
 		}
 	}
+}
+
+// stays notes that Redis has confirmed the release of a lock that nobody may have before its time.
+func (c *simCall) stays() {
+	s := c.s()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keptUntil[c.turn.Key] = s.start.Add(c.turn.Obtain.To + c.atLeast)
 }
 
 // checkHandedOver finds out whether a lock is held for a call that is over, or for a process

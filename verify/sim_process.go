@@ -371,7 +371,11 @@ func (w *simWorker) release(c *simCall) {
 		ctx = context.Background()
 	}
 	c.ends()
+	held := time.Now().Before(c.lock.ValidUntil())
 	c.turn.Release = c.s().record(func() error { return c.lock.Release(ctx) })
+	if c.style.bound && held && c.turn.Release.Err == "" {
+		c.stays()
+	}
 	switch {
 	case !c.style.token:
 	case !w.settled(c.turn.Release):

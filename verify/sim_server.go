@@ -48,7 +48,7 @@ type simScript struct {
 var scriptNames = sync.OnceValue(func() map[string]string {
 	names := make(map[string]string)
 	for _, files := range [][]string{
-		{"token", "obtain"}, {"token", "fence", "obtain_multi"}, {"refresh"}, {"release"},
+		{"token", "obtain"}, {"token", "fence", "obtain_multi"}, {"refresh"}, {"release"}, {"release_keep"},
 		{"token", "fence", "queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
 		{"token", "quorum_obtain"}, {"quorum_undo"}, {"quorum_heal"},
 	} {

@@ -39,6 +39,7 @@ type simStyle struct {
 	name                                         string
 	fair, watched, fenced, token, several, plain bool
 	brief                                        bool // for a moment
+	bound                                        bool // held at least, and at most
 }
 
 var simStyles = []simStyle{
@@ -52,6 +53,8 @@ var simStyles = []simStyle{
 	{name: "fair and fenced", fair: true, fenced: true, watched: true},
 	{name: "custom tokens", token: true, watched: true},
 	{name: "fair, with custom tokens", fair: true, token: true},
+	{name: "bound", watched: true, bound: true},
+	{name: "fair and bound", fair: true, watched: true, bound: true},
 	{name: "several keys", several: true},
 	{name: "several keys, with custom tokens", several: true, token: true},
 }
@@ -96,6 +99,10 @@ func (s simStyle) options(w *simWorker, c *simCall) *redislock.Options {
 		opt.Watchdog = w.p.watchdog
 		c.watchdog = opt.Watchdog
 	}
+	if s.bound {
+		opt.HoldAtLeast, opt.HoldAtMost = w.upTo(2*time.Second), 4*time.Second+w.upTo(4*time.Second)
+		c.atLeast, c.atMost = opt.HoldAtLeast, opt.HoldAtMost
+	}
 	return opt
 }
 
@@ -121,6 +128,7 @@ type simulation struct {
 	fences       map[string]simFence   // the latest, by key
 	lastHeld     map[string]time.Time  // by key
 	released     map[string]time.Time  // by key: when the last holder gave it back; zero: it did not
+	keptUntil    map[string]time.Time  // by key: until when nobody may have it
 	disturbed    time.Time             // until when any process is
 	disturbedAll time.Time             // until when all are, those that start meanwhile included
 	slowed       time.Time             // until when any process may have to wait for an answer
@@ -138,18 +146,19 @@ type simFence struct {
 // simulate runs a round. It has to be called in a bubble of simulated time.
 func simulate(seed uint64, duration time.Duration, report *simReport) *simulation {
 	s := &simulation{
-		seed:     seed,
-		random:   rand.New(rand.NewPCG(seed, 0)),
-		seeds:    rand.New(rand.NewPCG(seed, 1)),
-		start:    time.Now(),
-		stop:     make(chan struct{}),
-		calls:    make(map[*simCall]struct{}),
-		byValue:  make(map[string]*simCall),
-		toLeave:  make(map[*simCall]struct{}),
-		fences:   make(map[string]simFence),
-		lastHeld: make(map[string]time.Time),
-		released: make(map[string]time.Time),
-		report:   report,
+		seed:      seed,
+		random:    rand.New(rand.NewPCG(seed, 0)),
+		seeds:     rand.New(rand.NewPCG(seed, 1)),
+		start:     time.Now(),
+		stop:      make(chan struct{}),
+		calls:     make(map[*simCall]struct{}),
+		byValue:   make(map[string]*simCall),
+		toLeave:   make(map[*simCall]struct{}),
+		fences:    make(map[string]simFence),
+		lastHeld:  make(map[string]time.Time),
+		released:  make(map[string]time.Time),
+		keptUntil: make(map[string]time.Time),
+		report:    report,
 	}
 	s.setUp()
 	s.run(duration)

@@ -1,8 +1,8 @@
 //go:build unix
 
-// Command leader runs a job in one of several processes: the one that is elected. When it dies
-// another takes over. It starts three processes, kills a leader, and stops
-// another one for longer than its lock lasts. What each of them does is in candidate.go.
+// Command leader runs a job in one of several processes: the one that is elected. When that one
+// dies another takes over. It starts three processes, kills a leader, and stops another one for
+// longer than its lock lasts. What each of them does is in candidate.go.
 //
 // They use an embedded server, or with -redis host:port a real one.
 package main
