@@ -62,8 +62,9 @@ func TestElectorThatHasLostTheLeadershipLeadsAgain(t *testing.T) {
 	server := redistest.Start(t)
 	elector := newElector(t, server.Client(), time.Second, nil)
 	awaitLeader(t, elector)
-	require.NoError(t, server.Client().Set(t.Context(), "leader", "another", 500*time.Millisecond).Err())
+	require.NoError(t, server.Client().Set(t.Context(), "leader", "another", 0).Err())
 	require.Eventually(t, func() bool { return elector.IsLeader(context.Background()) != nil }, patience, time.Millisecond)
+	require.NoError(t, server.Client().Del(t.Context(), "leader").Err())
 	awaitLeader(t, elector)
 }
 

@@ -80,5 +80,5 @@ func TestRunForSoLong(t *testing.T) {
 	second := start(t, urlOf(server), append([]string{"run", key, "--"}, command...)...)
 	assert.Equal(t, "alone: true", second.line())
 	assert.Equal(t, exitNotHeld, first.code())
-	assert.Contains(t, first.errors(), "is held only until")
+	assert.Contains(t, first.errors(), "was held only until")
 }

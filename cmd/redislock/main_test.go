@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 		main()
 	case "exclusive":
 		beExclusive()
+	case "counting":
+		countSignals()
 	default:
 		// Whoever runs the tests may have these ignored, which processes inherit.
 		for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT} {
@@ -56,6 +58,22 @@ func beExclusive() {
 	fmt.Println("alone:", err == nil)
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	os.Exit(0)
+}
+
+// countSignals is a command that prints each signal that it gets, and ends with the third SIGQUIT. A
+// shell would take two that come together for one.
+func countSignals() {
+	signals := make(chan os.Signal, 10)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1)
+	fmt.Println("ready")
+	for quits := 0; quits < 3; {
+		sig := <-signals
+		fmt.Println(sig)
+		if sig == syscall.SIGQUIT {
+			quits++
+		}
+	}
+	os.Exit(7)
 }
 
 // exclusive is that command.

@@ -186,7 +186,7 @@ func (r *runner) judge(result obtained, interrupt error) (*redislock.Lock, error
 	switch {
 	case interrupt != nil:
 		if result.err == nil {
-			r.release(result.lock)
+			r.giveBack(result.lock)
 		}
 		return nil, interrupt
 	case result.err == nil:
@@ -216,14 +216,14 @@ func (r *runner) runUnder(lock *redislock.Lock) error {
 	select {
 	case sig := <-r.signals:
 		if endsWaiting(sig) { // it came before the command did
-			r.release(lock)
+			r.giveBack(lock)
 			return interruptedBy(sig)
 		}
 	default:
 	}
 	child, err := startChild(r.path, r.command)
 	if err != nil {
-		r.release(lock)
+		r.giveBack(lock)
 		return err
 	}
 	stopped := r.watchOver(child, lock)
@@ -241,7 +241,7 @@ func (r *runner) runUnder(lock *redislock.Lock) error {
 }
 
 // watchOver passes signals on to the child until that has ended, and ends it if the lock does. If so
-// it returns why.
+// it returns why. It prints nothing: whoever reads that may be slow, and the lock does not wait.
 func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 	guard := newGuard(r.ttl, r.atMost)
 	gone := lock.Done()
@@ -264,12 +264,10 @@ func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 		// must not let the child go on.
 		sig, again := guard.look(time.Now(), lock.ValidUntil(), gone == nil)
 		if sig != 0 {
+			c.end(sig)
 			if stopped == nil {
 				stopped = r.reasonToStop(lock)
-				say("%v", stopped)
-				stopped = &failure{code: exitNotHeld}
 			}
-			c.end(sig)
 		}
 		if sig == syscall.SIGKILL {
 			continue
@@ -281,13 +279,23 @@ func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 	}
 }
 
-// reasonToStop says why the command has to end before it has.
+// reasonToStop says why the command has been ended.
 func (r *runner) reasonToStop(lock *redislock.Lock) error {
 	if cause := context.Cause(lock.Context(context.Background())); cause != nil {
-		return fail(exitNotHeld, "the command is ended because the lock of %q was lost: %w", r.key, cause)
+		return fail(exitNotHeld, "the command was ended because the lock of %q was lost: %w", r.key, cause)
 	}
-	return fail(exitNotHeld, "the command is ended because the lock of %q is held only until %s", r.key,
+	return fail(exitNotHeld, "the command was ended because the lock of %q was held only until %s", r.key,
 		lock.ValidUntil().Format("15:04:05.000"))
+}
+
+// giveBack releases a lock under which nothing has run, so that -at-least does not count.
+func (r *runner) giveBack(lock *redislock.Lock) {
+	ctx, cancel := context.WithTimeout(context.Background(), releasePatience)
+	defer cancel()
+	err := lock.ReleaseByToken(ctx, r.key, lock.Token())
+	if err != nil && !errors.Is(err, redislock.ErrLockNotHeld) {
+		r.sayNotReleased(err)
+	}
 }
 
 // release gives the lock back. It returns why it was lost before, if it was.
@@ -299,7 +307,11 @@ func (r *runner) release(lock *redislock.Lock) (lost error) {
 		return err
 	}
 	if err != nil {
-		say("the lock of %q could not be released and expires within %v: %v", r.key, r.ttl, err)
+		r.sayNotReleased(err)
 	}
 	return nil
+}
+
+func (r *runner) sayNotReleased(err error) {
+	say("the lock of %q could not be released and expires within %v: %v", r.key, r.ttl, err)
 }

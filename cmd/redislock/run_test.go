@@ -265,7 +265,7 @@ func TestRunEndsTheCommandBeforeTheLock(t *testing.T) {
 	require.NoError(t, admin.Do(t.Context(), "acl", "setuser", "first", "-@all").Err())
 	assert.Equal(t, "alone: true", second.line())
 	assert.Equal(t, exitNotHeld, first.code())
-	assert.Contains(t, first.errors(), "the command is ended because the lock of \"a key\" is held only until")
+	assert.Contains(t, first.errors(), "the command was ended because the lock of \"a key\" was held only until")
 	require.NoError(t, second.stdin.Close())
 	assert.Zero(t, second.code())
 }
@@ -328,6 +328,26 @@ func TestRunKeepsTheLockThroughAnOutage(t *testing.T) {
 	require.NoError(t, p.stdin.Close())
 	assert.Zero(t, p.code(), p.errors())
 	assert.Zero(t, server.Client().Exists(t.Context(), key).Val())
+}
+
+// Nobody has to wait out -at-least for a command that has not run.
+func TestRunGivesTheLockBackUnused(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	noProgram := filepath.Join(t.TempDir(), "program")
+	require.NoError(t, os.WriteFile(noProgram, []byte("text"), 0o700))
+	p := start(t, urlOf(server), "run", "-at-least", "1h", key, "--", noProgram)
+	assert.Equal(t, 126, p.code())
+	assert.Contains(t, p.complaint(), "exec format error")
+	assert.Zero(t, server.Client().Exists(t.Context(), key).Val())
+}
+
+func TestRunOverSentinel(t *testing.T) {
+	t.Parallel()
+	addr := redistest.StartSentinel(t).Sentinels[0].Addr
+	p := start(t, "redis://"+addr+"?master_name=primary", "run", key, "--", "echo", "it runs")
+	assert.Equal(t, "it runs", p.line())
+	assert.Zero(t, p.code(), p.errors())
 }
 
 func TestRunOnACluster(t *testing.T) {
