@@ -62,7 +62,6 @@ func TestQueueAsk_holders(t *testing.T) {
 		"free, generated":            {none, nil, generated, 1, ends{"2 me": m}, nil},
 		"room":                       {ends{"2 you": h}, nil, limit("2"), 1, ends{"2 you": h, "2 me": m}, nil},
 		"room, shared":               {ends{"0 you": h, "0 us": h}, nil, limit("0"), 1, ends{"0 you": h, "0 us": h, "0 me": m}, nil},
-		"all end now":                {ends{"0 you": nowEnds}, nil, limit("2"), 1, ends{"2 me": m}, nil},
 		"full":                       {ends{"2 us": s, "2 we": 3 * s}, nil, limit("2"), -1000, ends{"2 us": s, "2 we": 3 * s}, []string{"me"}},
 		"full for some time":         {ends{"9 us": s, "9 we": 3 * s, "9 he": 5 * s}, nil, limit("2"), -3000, ends{"9 us": s, "9 we": 3 * s, "9 he": 5 * s}, []string{"me"}},
 		"full for a fraction":        {ends{"2 us": h, "2 we": 1001 * time.Microsecond}, nil, limit("2"), -2, ends{"2 us": h, "2 we": 1001 * time.Microsecond}, []string{"me"}},
@@ -102,18 +101,21 @@ func TestQueueAsk_holders(t *testing.T) {
 	}
 }
 
-// The holders are no holders any more, but the server has not yet removed the key.
-func TestQueueAsk_exclusiveAfterHolders(t *testing.T) {
+// A key without a holder is not touched: it ends in a moment, or is somebody else's.
+func TestQueueAsk_afterHolders(t *testing.T) {
 	for _, waited := range []time.Duration{0, time.Second} {
 		for _, queue := range [][]string{nil, {"we 1!"}} {
 			q := newQueueTest(t)
 			q.setHolders(ends{"0 you": nowEnds})
 			q.enqueue(queue...)
-			assert.EqualValues(t, 1, q.ask(scriptAsk{value: "me", waited: waited}))
-			assert.Equal(t, "me", q.holder())
-			assert.Equal(t, time.Minute, q.TTL("key"))
-			assert.Empty(t, q.waiting())
-			assert.Empty(t, q.entries())
+			assert.EqualValues(t, -1, q.ask(scriptAsk{value: "me", waited: waited}))
+			assert.Empty(t, q.holder())
+			assert.Contains(t, q.waiting(), "me")
+			assert.EqualValues(t, -1, q.ask(scriptAsk{value: "her", waited: waited, limit: "2"}))
+			assert.EqualValues(t, 0, q.run(queueLeaveScript, queueKeys("key"), "me", "me", 1))
+			members, err := q.ZMembers(queueTestHolders)
+			require.NoError(t, err)
+			assert.Equal(t, []string{"0 you"}, members)
 		}
 	}
 }
@@ -225,8 +227,6 @@ func TestQueueLeave_holders(t *testing.T) {
 		"those behind a writer":              {ends{"0 us": h}, []string{"me 1", "r1 0", "r2 0"}, []any{"me", 1}, 0, marked(ends{"0 us": h, "0 r1": m, "0 r2": m}, "r1", "r2"), nil},
 		"those behind a smaller limit":       {ends{"3 us": h, "3 we": h}, []string{"me 2", "l1 3", "l2 3"}, []any{"me", 1, 2}, 0, marked(ends{"3 us": h, "3 we": h, "3 l1": m}, "l1"), []string{"l2"}},
 		"those behind one of the other kind": {ends{"0 us": h}, []string{"me 2", "r1 0"}, []any{"me", 1, 2}, 0, marked(ends{"0 us": h, "0 r1": m}, "r1"), nil},
-		"all are gone":                       {ends{"0 us": nowEnds}, []string{"me 1", "r1 0"}, []any{"me", 1}, 0, marked(ends{"0 r1": m}, "r1"), nil},
-		"all are gone, nobody waits":         {ends{"0 us": nowEnds}, []string{"me 1"}, []any{"me", 1}, 0, none, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := newQueueTest(t)

@@ -844,7 +844,7 @@ func TestFairQueue_notHeardOf(t *testing.T) {
 	waitInLine(t, t.Context(), rdb, rdb, "alive", fair(), results)
 	awaitChannels(t, rdb, 1)
 	require.NoError(t, rdb.ZAdd(t.Context(), queueKey, redis.Z{Score: 1, Member: "silent"}).Err())
-	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "silent", fmt.Sprintf("%d 60000 1:1 ", time.Now().Add(-time.Second).UnixMicro())).Err())
+	require.NoError(t, rdb.HSet(t.Context(), waitersKey, "silent", fmt.Sprintf("%d 60000 1:1 1 -22 ", time.Now().Add(-time.Second).UnixMicro())).Err())
 	requireOrder(t, lock, results, "alive")
 	awaitNoKeys(t, rdb)
 }

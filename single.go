@@ -62,7 +62,7 @@ func (c *singleClaim) take(ctx context.Context, ttl time.Duration, opt *Options,
 	switch {
 	case isUnconfirmed(err):
 		c.releaseFailed(ctx)
-	case err != nil && !refused(err), err == nil && !held && slow:
+	case err != nil && !refused(err), !held && slow:
 		c.releaseOrphan()
 	case held && c.lease.remaining() <= 0:
 		// The reply took so long that the lock may already be gone.

@@ -317,18 +317,23 @@ var (
 // asks the server had seen by then. A message may be late: after a pause of this process, its lock
 // may be gone, and the waiter in the queue again. The key is the one by which this process knows
 // the lock; a client may change it on its way to the server.
-func ticket(id string, sent time.Duration, limit int32, key string) string {
-	return id + ":" + strconv.FormatInt(int64(sent), 10) + ":" + strconv.Itoa(int(limit)) + ":" +
-		base64.RawURLEncoding.EncodeToString([]byte(key))
+func (h handover) ticket() string {
+	unique := ":"
+	if h.unique {
+		unique = "u:"
+	}
+	return h.id + ":" + strconv.FormatInt(int64(h.sent), 10) + ":" + strconv.Itoa(int(h.limit)) + unique +
+		base64.RawURLEncoding.EncodeToString([]byte(h.key))
 }
 
 // A handover is a message from queue.lua.
 type handover struct {
-	id    string
-	sent  time.Duration
-	limit int32
-	key   string
-	value string
+	id     string
+	sent   time.Duration
+	limit  int32 // as a claim's
+	unique bool  // as a lock's
+	key    string
+	value  string
 }
 
 func parseHandover(message string) (h handover, ok bool) {
@@ -336,13 +341,14 @@ func parseHandover(message string) (h handover, ok bool) {
 	sent, rest, ok2 := strings.Cut(rest, ":")
 	limit, rest, ok3 := strings.Cut(rest, ":")
 	encoded, value, ok4 := strings.Cut(rest, " ")
+	limit, unique := strings.CutSuffix(limit, "u")
 	moment, err1 := strconv.ParseInt(sent, 10, 64)
 	most, err2 := strconv.ParseInt(limit, 10, 32)
 	key, err3 := base64.RawURLEncoding.DecodeString(encoded)
 	if !ok1 || !ok2 || !ok3 || !ok4 || errors.Join(err1, err2, err3) != nil || len(key) == 0 {
 		return handover{}, false
 	}
-	return handover{id: id, sent: time.Duration(moment), limit: int32(most), key: string(key), value: value}, true
+	return handover{id: id, sent: time.Duration(moment), limit: int32(most), unique: unique, key: string(key), value: value}, true
 }
 
 // leaving is the call that takes another out of the queue: the one by that identifier. If it
@@ -361,5 +367,5 @@ func leaving(keys []string, value any, id string, unique bool, limit int32) call
 
 // passOn takes the call that the handover is for, and that is gone, out of the queue.
 func (h handover) passOn(s *server) {
-	s.undo(h.key, newUndo(leave, leaving(queueKeys(h.key), h.value, h.id, false, h.limit), false))
+	s.undo(h.key, newUndo(leave, leaving(queueKeys(h.key), h.value, h.id, h.unique, h.limit), false))
 }

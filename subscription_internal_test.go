@@ -276,7 +276,7 @@ func FuzzParseHandover(f *testing.F) {
 		if !ok {
 			return
 		}
-		again, ok := parseHandover(ticket(h.id, h.sent, h.limit, h.key) + " " + h.value)
+		again, ok := parseHandover(h.ticket() + " " + h.value)
 		assert.True(t, ok)
 		assert.Equal(t, h, again)
 		assert.True(t, strings.HasSuffix(message, " "+h.value))
@@ -284,7 +284,7 @@ func FuzzParseHandover(f *testing.F) {
 }
 
 func TestParseHandover(t *testing.T) {
-	h, ok := parseHandover(ticket("process.7", -time.Second, exclusiveLimit, "a: {") + " value 1")
+	h, ok := parseHandover(handover{id: "process.7", sent: -time.Second, limit: exclusiveLimit, key: "a: {"}.ticket() + " value 1")
 	assert.True(t, ok)
 	assert.Equal(t, handover{id: "process.7", sent: -time.Second, limit: exclusiveLimit, key: "a: {", value: "value 1"}, h)
 }
@@ -466,7 +466,7 @@ func TestSubscription_unheardAgain(t *testing.T) {
 		w := waiterOf(&answering{})
 		defer w.giveUp()
 		s.addLocked(w)
-		s.deliver(ticket(w.id, sinceEpoch(), exclusiveLimit, "key") + " " + w.lock.text())
+		s.deliver(handover{id: w.id, sent: sinceEpoch(), limit: exclusiveLimit, key: "key"}.ticket() + " " + w.lock.text())
 		assert.Len(t, w.grants, 1)
 		start, renewed = time.Now(), nil
 		s.confirmed = true
@@ -520,8 +520,8 @@ func TestSubscription_deliversNothing(t *testing.T) {
 	s.server = w.lock.server()
 	s.addLocked(w)
 	s.deliver("garbage")
-	s.deliver(ticket(w.id, sinceEpoch()+time.Hour, exclusiveLimit, "key") + " " + w.lock.text())
-	s.deliver(ticket("unknown", sinceEpoch()+time.Hour, exclusiveLimit, "key") + " value")
+	s.deliver(handover{id: w.id, sent: sinceEpoch() + time.Hour, limit: exclusiveLimit, key: "key"}.ticket() + " " + w.lock.text())
+	s.deliver(handover{id: "unknown", sent: sinceEpoch() + time.Hour, limit: exclusiveLimit, key: "key"}.ticket() + " value")
 	assert.Empty(t, w.grants)
 	assert.Zero(t, Tasks(server))
 	assert.Empty(t, server.made())

@@ -139,7 +139,7 @@ func (u *undo) nextLocked(call, error) (due time.Duration, ok bool) {
 // Redis client met a server that was not ready; an earlier one may have succeeded, unseen, before
 // the server failed.
 func refused(err error) bool {
-	return err == errNoClient || answered(err) &&
+	return err == errNoClient || isOtherKind(err) || answered(err) &&
 		!redis.IsLoadingError(err) &&
 		!redis.IsReadOnlyError(err) &&
 		!redis.IsMasterDownError(err) &&

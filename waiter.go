@@ -229,12 +229,17 @@ func (w *waiter) askCallLocked() call {
 	}
 	args := []any{
 		w.lock.value(), w.ttl.Milliseconds(), w.lock.tokenArg(), alive.Milliseconds(),
-		waited.Microseconds(), ticket(w.id, now, w.lock.limit, w.keys[0]), channel,
+		waited.Microseconds(), w.handover(now).ticket(), channel,
 	}
 	if w.lock.severalHolders() {
 		args = append(args, w.lock.limit)
 	}
 	return call{script: queueAskScript, keys: w.keys, args: args, sent: now}
+}
+
+// handover is what a message will say that answers an ask.
+func (w *waiter) handover(asked time.Duration) handover {
+	return handover{id: w.id, sent: asked, limit: w.lock.limit, unique: w.lock.unique, key: w.keys[0]}
 }
 
 func (w *waiter) begin() (call, bool) {
@@ -290,7 +295,7 @@ func (w *waiter) answeredLocked(sent time.Duration, reply int64, err error) {
 	case err == nil:
 		w.failingSince, w.retry = 0, 0
 		w.waitLocked(sent, reply)
-	case refused(err) || isOtherKind(err) || errors.Is(err, redis.ErrClosed):
+	case refused(err) || errors.Is(err, redis.ErrClosed):
 		w.tell(grant{err: err})
 	case w.failingSince == 0:
 		w.failingSince = now

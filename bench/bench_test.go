@@ -41,6 +41,8 @@ func TestBench(t *testing.T) {
 	figures := map[string][]column{
 		scenario.Uncontended: uncontendedColumns,
 		scenario.Contended:   contendedColumns,
+		scenario.Places:      sharedColumns,
+		scenario.Readers:     sharedColumns,
 		scenario.Kept:        keptColumns,
 	}
 	for _, job := range p.jobs() {

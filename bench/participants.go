@@ -22,6 +22,7 @@ const (
 	nameUpstream = "bsm/redislock"
 	nameRedsync  = "redsync"
 	nameRueidis  = "rueidislock"
+	nameAsynq    = "asynq x/rate"
 )
 
 var participants = []scenario.Participant{
@@ -51,6 +52,11 @@ var participants = []scenario.Participant{
 		Name:    nameRueidis,
 		Module:  "github.com/redis/rueidis",
 		Connect: connectRueidis,
+	}, {
+		Name:    nameAsynq,
+		Module:  "github.com/hibiken/asynq/x",
+		Plain:   []string{"zrem"},
+		Connect: connectAsynq,
 	},
 }
 
@@ -112,6 +118,18 @@ func (o ours) With(ctx context.Context, key string, held func()) error {
 	if held != nil {
 		opt = &redislock.Options{RetryStrategy: o.strategy()}
 	}
+	return o.with(ctx, key, opt, held)
+}
+
+func (o ours) WithPlace(ctx context.Context, key string, n int, held func()) error {
+	return o.with(ctx, key, &redislock.Options{RetryStrategy: o.strategy(), Limit: n}, held)
+}
+
+func (o ours) WithAccess(ctx context.Context, key string, write bool, held func()) error {
+	return o.with(ctx, key, &redislock.Options{RetryStrategy: o.strategy(), Shared: !write}, held)
+}
+
+func (o ours) with(ctx context.Context, key string, opt *redislock.Options, held func()) error {
 	lock, err := o.locker.Obtain(ctx, key, scenario.TTL, opt)
 	if err != nil {
 		return err

@@ -18,17 +18,34 @@ import (
 type plan struct {
 	uncontended []scenario.Job
 	contended   []scenario.Job
+	shared      []scenario.Job // several holders at a time
 	kept        []scenario.Job
 	rounds      int // of kept jobs one
 }
 
 func uncontended(workers int, pipelined bool, duration time.Duration) scenario.Job {
 	setup := scenario.Setup{Pipelined: pipelined, Connections: workers}
-	return scenario.Job{Kind: scenario.Uncontended, Setup: setup, Workers: workers, Time: duration}
+	return scenario.Job{Kind: scenario.Uncontended, Setup: setup, Workers: workers, WarmUp: 300 * time.Millisecond, Time: duration}
 }
 
 func contended(clients, workers int, duration time.Duration) scenario.Job {
-	return scenario.Job{Kind: scenario.Contended, Clients: clients, Workers: workers, Hold: time.Millisecond, Time: duration}
+	return scenario.Job{
+		Kind: scenario.Contended, Clients: clients, Workers: workers,
+		Hold: time.Millisecond, WarmUp: time.Second, Time: duration,
+	}
+}
+
+// places is a semaphore around something slow.
+func places(n, clients, workers int, duration time.Duration) scenario.Job {
+	job := contended(clients, workers, duration)
+	job.Kind, job.Places, job.Hold = scenario.Places, n, 5*time.Millisecond
+	return job
+}
+
+func readers(clients, workers int, duration time.Duration) scenario.Job {
+	job := contended(clients, workers, duration)
+	job.Kind = scenario.Readers
+	return job
 }
 
 // kept is pipelined: without, those that refresh each lock by a call of its own could not
@@ -44,22 +61,31 @@ func fullPlan(o options) plan {
 			uncontended(64, false, o.time), uncontended(64, true, o.time),
 		},
 		contended: []scenario.Job{contended(32, 1, 2*o.time), contended(8, 4, 2*o.time), contended(8, 32, 2*o.time)},
+		shared:    []scenario.Job{places(8, 8, 8, 2*o.time), readers(8, 8, 2*o.time)},
 		kept:      []scenario.Job{kept(1000, o.keepTime), kept(10000, o.keepTime), kept(100000, o.keepTime)},
 		rounds:    o.rounds,
 	}
 }
 
 func quickPlan() plan {
-	return plan{
-		uncontended: []scenario.Job{uncontended(1, false, 100*time.Millisecond), uncontended(8, true, 100*time.Millisecond)},
-		contended:   []scenario.Job{contended(4, 2, 300*time.Millisecond)},
-		kept:        []scenario.Job{kept(100, time.Second)},
+	const short, longer = 100 * time.Millisecond, 300 * time.Millisecond
+	p := plan{
+		uncontended: []scenario.Job{uncontended(1, false, short), uncontended(8, true, short)},
+		contended:   []scenario.Job{contended(4, 2, longer)},
+		shared:      []scenario.Job{places(2, 4, 2, longer), readers(4, 2, longer)},
+		kept:        []scenario.Job{kept(100, longer)},
 		rounds:      1,
 	}
+	for _, jobs := range [][]scenario.Job{p.uncontended, p.contended, p.shared} {
+		for i := range jobs {
+			jobs[i].WarmUp = short
+		}
+	}
+	return p
 }
 
 func (p plan) jobs() []scenario.Job {
-	return slices.Concat(p.uncontended, p.contended, p.kept)
+	return slices.Concat(p.uncontended, p.contended, p.shared, p.kept)
 }
 
 // title tells a job from others.
@@ -76,6 +102,10 @@ func title(job scenario.Job) string {
 		return fmt.Sprintf("%d goroutines, %s", job.Workers, client)
 	case scenario.Contended:
 		return fmt.Sprintf("%d × %d", job.Clients, job.Workers)
+	case scenario.Places:
+		return fmt.Sprintf("semaphore of %d, %d × %d", job.Places, job.Clients, job.Workers)
+	case scenario.Readers:
+		return fmt.Sprintf("90%% readers, %d × %d", job.Clients, job.Workers)
 	default:
 		return fmt.Sprintf("%d locks", job.Locks)
 	}
@@ -88,13 +118,17 @@ func takesPart(name string, job scenario.Job) bool {
 		return job.Kind == scenario.Uncontended
 	case nameOursPoll:
 		return job.Kind == scenario.Contended
+	case nameAsynq:
+		return job.Kind == scenario.Places
+	case nameUpstream:
+		return job.Kind != scenario.Places && job.Kind != scenario.Readers
 	default:
 		return true
 	}
 }
 
 // names are the participants in the order of tables.
-var names = []string{nameBare, nameOurs, nameOursPoll, nameUpstream, nameRedsync, nameRueidis}
+var names = []string{nameBare, nameOurs, nameOursPoll, nameUpstream, nameRedsync, nameRueidis, nameAsynq}
 
 // findings are the figures of all rounds, by participant and title of the job.
 type findings struct {

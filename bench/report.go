@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +39,14 @@ var (
 		{head: "fewest of a worker", figure: "fewest"},
 		{head: "most", figure: "most", undecided: true},
 		{head: "two inside", figure: "violations", undecided: true},
+	}
+	sharedColumns = []column{
+		{head: "turns/s", figure: "handovers/s"},
+		{head: "commands each", figure: "commands", digits: 2, less: true},
+		{head: "longest wait ms", figure: "longest wait ms", less: true},
+		{head: "fewest of a worker", figure: "fewest"},
+		{head: "most", figure: "most", undecided: true},
+		{head: "too many inside", figure: "violations", undecided: true},
 	}
 	keptColumns = []column{
 		{head: "goroutines", figure: "goroutines", less: true},
@@ -96,6 +105,19 @@ in a round.
 `)
 	for _, job := range p.contended {
 		table(&b, found, job, contendedColumns)
+	}
+	b.WriteString(`
+## Several holders of one lock
+
+A semaphore around something that takes 5 ms, and a lock that readers hold together, a writer alone, for
+1 ms; one turn in ten is a writer's. redislock has Limit and Shared for these, with FairQueue. Of the
+others only asynq has a semaphore; it is polled after 16 to 128 ms. With redsync and rueidislock each place
+is a key of its own: redsync tries all in random order, then again after its delay; rueidislock tries all,
+then waits for one of them. There are ` + strconv.Itoa(readersKeys) + ` keys for readers, of which each takes one, and a writer all, one after the
+other.
+`)
+	for _, job := range p.shared {
+		table(&b, found, job, sharedColumns)
 	}
 	fmt.Fprintf(&b, `
 ## Locks that are kept alive

@@ -8,12 +8,24 @@
 --
 -- Both keys end with the last holder. Unless the first is '', the second means nothing.
 
-local clock = redis.call('time')
-local now = clock[1] * 1000000 + clock[2]
+local clock
+
+-- The server's time in microseconds, the same throughout a script.
+local function now()
+	if not clock then
+		local time = redis.call('time')
+		clock = time[1] * 1000000 + time[2]
+	end
+	return clock
+end
 
 -- Not in the notation that numbers of this size are converted to by default.
 local function digits(number)
 	return string.format('%.0f', number)
+end
+
+local function value_of(holder)
+	return string.match(holder, '^%d+ (.*)$')
 end
 
 -- The holders that have not expired, each followed by its end.
@@ -21,72 +33,83 @@ local function live()
 	if redis.call('get', KEYS[1]) ~= '' then
 		return {}
 	end
-	return redis.call('zrangebyscore', KEYS[2], '(' .. digits(now), '+inf', 'withscores')
+	return redis.call('zrangebyscore', KEYS[2], '(' .. digits(now()), '+inf', 'withscores')
 end
 
-local function value_of(holder)
-	return string.match(holder, '^%d+ (.*)$')
+-- Holders and their ends, by their tokens, by the length of these: looked for once for each length,
+-- since one script may let in thousands.
+local by_token = {}
+
+local function look_up(length)
+	if not by_token[length] then
+		local found, holders = {}, live()
+		for i = 1, #holders, 2 do
+			found[string.sub(value_of(holders[i]), 1, length)] = {holders[i], tonumber(holders[i + 1])}
+		end
+		by_token[length] = found
+	end
+	return by_token[length]
 end
 
 -- The holder that has the token which the value begins with, and its end; nil if there is none. A
 -- length below 0 is that of a token that no other value begins with: then the limit counts too.
 local function own(value, limit, length)
-	if length < 0 then
-		local holder = limit .. ' ' .. value
-		local ends = tonumber(redis.call('get', KEYS[1]) == '' and redis.call('zscore', KEYS[2], holder) or 0)
-		if ends > now then
-			return holder, ends
-		end
-		return nil
+	if length >= 0 then
+		return unpack(look_up(length)[string.sub(value, 1, length)] or {})
 	end
-	local holders = live()
-	for i = 1, #holders, 2 do
-		if string.sub(value_of(holders[i]), 1, length) == string.sub(value, 1, length) then
-			return holders[i], tonumber(holders[i + 1])
-		end
+	local holder = limit .. ' ' .. value
+	local ends = tonumber(redis.call('get', KEYS[1]) == '' and redis.call('zscore', KEYS[2], holder) or 0)
+	if ends > now() then
+		return holder, ends
 	end
 end
 
--- How many hold the lock, and whether these are shared holders.
+-- How many hold the lock together, and whether these are shared holders.
 local function count()
 	if redis.call('get', KEYS[1]) ~= '' then
 		return 0, false
 	end
-	local from = '(' .. digits(now)
+	local from = '(' .. digits(now())
 	local first = redis.call('zrangebyscore', KEYS[2], from, '+inf', 'limit', 0, 1)[1]
 	return redis.call('zcount', KEYS[2], from, '+inf'), first ~= nil and string.sub(first, 1, 2) == '0 '
 end
 
--- Forgets those who have expired.
-local function forget()
-	redis.call('zremrangebyscore', KEYS[2], digits(-now), digits(now))
-end
-
--- Forgets those who have expired, and has both keys end with the last of the others.
-local function settle()
-	forget()
-	local last = tonumber(redis.call('zrevrange', KEYS[2], 0, 0, 'withscores')[2] or 0)
-	if last <= now then
-		redis.call('del', KEYS[1], KEYS[2])
-		return
-	end
-	local ends = digits(math.ceil(last / 1000))
-	redis.call('set', KEYS[1], '', 'pxat', ends)
-	redis.call('pexpireat', KEYS[2], ends)
-end
-
 -- Makes the value a holder until then, in place of the one that has its token already. free is
--- whether nobody holds the lock, whatever its keys have.
+-- whether nobody holds the lock, whatever its keys have. The caller has to settle afterwards.
 local function hold(value, limit, before, ends, free)
 	local holder = limit .. ' ' .. value
 	if free then
 		-- Without memory left this fails, before anything is changed.
 		redis.call('set', KEYS[1], '', 'px', 1000)
 		redis.call('del', KEYS[2])
+		by_token = {}
 	end
 	redis.call('zadd', KEYS[2], digits(ends), holder)
 	if before and before ~= holder then
 		redis.call('zrem', KEYS[2], before)
 	end
-	settle()
+	for length, found in pairs(by_token) do
+		if before then
+			found[string.sub(value_of(before), 1, length)] = nil
+		end
+		found[string.sub(value, 1, length)] = {holder, ends}
+	end
+end
+
+-- Forgets those who have expired.
+local function forget()
+	redis.call('zremrangebyscore', KEYS[2], digits(-now()), digits(now()))
+end
+
+-- Has both keys end with the last of the holders.
+local function settle()
+	forget()
+	local last = tonumber(redis.call('zrevrange', KEYS[2], 0, 0, 'withscores')[2] or 0)
+	if last <= now() then
+		redis.call('del', KEYS[1], KEYS[2])
+		return
+	end
+	local ends = digits(math.ceil(last / 1000))
+	redis.call('set', KEYS[1], '', 'pxat', ends)
+	redis.call('pexpireat', KEYS[2], ends)
 end

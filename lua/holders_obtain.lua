@@ -17,6 +17,9 @@ if holder and holder ~= '' then
 	return 0
 end
 local holders, shared = count()
+if holder and holders == 0 then
+	return 0 -- somebody else's '', or all are about to expire
+end
 if holders > 0 and shared ~= (limit == 0) then
 	return -1
 end
@@ -25,10 +28,11 @@ if not before and limit > 0 and holders >= limit then
 	return 0
 end
 local number = KEYS[3] and redis.call('incr', KEYS[3]) or 1
-local ends = now + ttl * 1000
+local ends = now() + ttl * 1000
 if generated and before then
 	-- This may be late, and the holder have refreshed the lock for longer since.
 	ends = math.max(ends, until_)
 end
-hold(value, ARGV[4], before, ends, holders == 0)
+hold(value, ARGV[4], before, ends, not holder)
+settle()
 return number

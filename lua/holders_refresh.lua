@@ -13,7 +13,7 @@ local before, until_ = own(ARGV[1], ARGV[4], -1)
 if not before then
 	return 0
 end
-local ends = now + ARGV[2] * 1000
+local ends = now() + ARGV[2] * 1000
 if ARGV[3] == '1' then
 	ends = math.max(ends, until_)
 end
@@ -21,4 +21,5 @@ end
 -- memory any more.
 forget()
 hold(ARGV[1], ARGV[4], before, ends, false)
+settle()
 return 1

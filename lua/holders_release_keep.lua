@@ -17,5 +17,6 @@ end
 -- The first write is one that needs no memory: the server does not refuse those after it for want
 -- of memory any more.
 redis.call('zrem', KEYS[2], holder)
-hold(ARGV[2], ARGV[4], nil, now + ARGV[3] * 1000, false)
+hold(ARGV[2], ARGV[4], nil, now() + ARGV[3] * 1000, false)
+settle()
 return 1

@@ -8,4 +8,4 @@
 -- is 0 too.
 
 local holder, ends = own(ARGV[1], ARGV[2], -1)
-return holder and math.floor((ends - now) / 1000) or 0
+return holder and math.floor((ends - now()) / 1000) or 0

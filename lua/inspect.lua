@@ -20,13 +20,13 @@ end
 local found = live()
 for i = 1, #found, 2 do
 	local limit = tonumber(string.match(found[i], '^%d+'))
-	holders[#holders + 1] = {value_of(found[i]), math.ceil((found[i + 1] - now) / 1000), limit}
+	holders[#holders + 1] = {value_of(found[i]), math.ceil((found[i + 1] - now()) / 1000), limit}
 end
 
 local queue = redis.call('zrange', KEYS[3], 0, -1, 'withscores')
 for i = 1, #queue, 2 do
 	local alive = string.match(redis.call('hget', KEYS[4], queue[i]) or '', '^(%d+) ')
-	if alive and tonumber(alive) >= now then
+	if alive and tonumber(alive) >= now() then
 		waiters[#waiters + 1] = {queue[i], tonumber(queue[i + 1])}
 	end
 end

@@ -34,13 +34,32 @@ local function mark(id, value)
 	return id .. ' ' .. value
 end
 
--- Removes all marks of a value: one of its calls may know by now.
+-- All marks, by their values: looked for once.
+local marks
+
+-- Removes the marks of a value: its calls may know by now, or the place is gone.
 local function unmark(value)
-	for _, found in ipairs(redis.call('zrangebyscore', KEYS[2], '-inf', '(0')) do
-		if string.match(found, '^%S+ (.*)$') == value then
-			redis.call('zrem', KEYS[2], found)
+	if not marks then
+		marks = {}
+		for _, found in ipairs(redis.call('zrangebyscore', KEYS[2], '-inf', '(0')) do
+			local of = string.match(found, '^%S+ (.*)$')
+			marks[of] = marks[of] or {}
+			table.insert(marks[of], found)
 		end
 	end
+	for _, found in ipairs(marks[value] or {}) do
+		redis.call('zrem', KEYS[2], found)
+	end
+	marks[value] = nil
+end
+
+-- Takes a holder's place away, and the marks of how it came by it: a late leave of the call that was
+-- let in must not take a place that the token obtains later.
+local function drop(holder)
+	redis.call('zrem', KEYS[2], holder)
+	by_token = {}
+	unmark(value_of(holder))
+	settle()
 end
 
 -- Whether one more with that limit can join several holders. place is that of its token, if it has one:
@@ -49,12 +68,16 @@ local function room(limit, holders, shared, place)
 	return holders > 0 and shared == (limit == '0') and (shared or place or holders < tonumber(limit))
 end
 
--- Takes a holder's place away, and the mark of how it came by it: a late leave of the call that was let
--- in must not take a place that the token obtains later.
-local function drop(holder)
-	redis.call('zrem', KEYS[2], holder)
-	unmark(value_of(holder))
-	settle()
+-- Makes a waiter one of several holders, in place of the one that has its token already.
+local function join(value, ttl, ticket, limit, length, before, free)
+	local ends = now() + ttl * 1000
+	hold(value, limit, before, ends, free)
+	if length > 0 then
+		unmark(value)
+		local new = mark(string.match(ticket, '^[^:]*'), value)
+		redis.call('zadd', KEYS[2], digits(-ends), new)
+		marks[value] = {new}
+	end
 end
 
 -- Lets in waiters, the first ones first, for as long as there is room for the next. free is whether
@@ -62,60 +85,62 @@ end
 -- Returns whether the lock is free still, so that the caller has to delete it, and whether the one
 -- who asks holds it.
 --
--- That nobody listens means that the waiter's process is gone, or is reconnecting: it is passed
--- over if there is room for it. If there is none it holds up those behind it, for as long as it is
--- alive: they must not overtake it because it reconnects. Nothing must be sent to it: a subscriber at a replica would receive it uncounted, and
--- believe it while the next has the lock.
+-- That nobody listens means that the waiter's process is gone, or is reconnecting: it is passed over
+-- if there is room for it. If there is none, it holds up those behind it for as long as it is alive:
+-- they must not overtake it because it reconnects. Nothing must be sent to it: a subscriber at a
+-- replica would receive it uncounted, and believe it while the next has the lock.
 --
 -- The first write is one that needs no memory: the server does not refuse those after it for
--- want of memory any more. Messages go out after the key is set.
+-- want of memory any more. Messages go out after the keys are set.
 local function let_in(free, asking)
-	local holders, shared, entered = 0, false, false
+	local holders, shared, entered, messages = 0, false, false, {}
 	if not free then
 		holders, shared = count()
 	end
-	while true do
+	local joined, exclusive = false, false
+	while not exclusive do
 		local value = free and redis.call('zpopmin', KEYS[3])[1] or not free and redis.call('zrange', KEYS[3], 0, 0)[1]
 		if not value then
-			return free, entered
+			break
 		end
 		local waiter = redis.call('hget', KEYS[4], value)
 		local alive, ttl, ticket, limit, length, channel =
 			string.match(waiter or '', '^(%d+) (%d+) (%S+) (%d+) (-?%d+) (.*)$')
-		local present = alive and tonumber(alive) >= now
+		local present = alive and tonumber(alive) >= now()
 		local before = present and limit ~= '1' and own(value, limit, tonumber(length)) or nil
 		if present and not free and not room(limit, holders, shared, before) then
-			return false, entered
+			break
 		end
-		if present and (value == asking or channel == '' or listeners(channel) ~= 0) then
-			if limit == '1' then
+		if not present or value ~= asking and channel ~= '' and listeners(channel) == 0 then
+			redis.call('zrem', KEYS[3], value)
+			redis.call('hdel', KEYS[4], value)
+		else
+			exclusive = limit == '1'
+			if exclusive then
 				redis.call('set', KEYS[1], value, 'px', ttl)
 				-- Before the entry goes: a hash that becomes empty loses its TTL.
 				redis.call('hset', KEYS[4], '', ticket .. ' ' .. value)
 			else
 				redis.call('zrem', KEYS[3], value)
-				local ends = now + ttl * 1000
-				hold(value, limit, before, ends, free)
-				if tonumber(length) > 0 then
-					unmark(value)
-					redis.call('zadd', KEYS[2], digits(-ends), mark(string.match(ticket, '^[^:]*'), value))
-				end
-				holders, shared, free = holders + (before and 0 or 1), limit == '0', false
+				join(value, ttl, ticket, limit, tonumber(length), before, free)
+				holders, shared, joined = holders + (before and 0 or 1), limit == '0', true
 			end
+			redis.call('hdel', KEYS[4], value)
+			free = false
 			if value == asking then
 				entered = true
 			elseif channel ~= '' then
-				tell(value, ticket, channel)
+				table.insert(messages, {value, ticket, channel})
 			end
-			redis.call('hdel', KEYS[4], value)
-			if limit == '1' then
-				return false, entered
-			end
-		else
-			redis.call('zrem', KEYS[3], value)
-			redis.call('hdel', KEYS[4], value)
 		end
 	end
+	if joined then
+		settle()
+	end
+	for _, message in ipairs(messages) do
+		tell(unpack(message))
+	end
+	return free, entered
 end
 
 -- Lets in whom there is room for. If nobody holds the lock then, nothing is left of it.

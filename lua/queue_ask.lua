@@ -58,7 +58,7 @@ local holders, shared = 0, false
 if key == '' then
 	holders, shared = count()
 end
-local free = not key or key == '' and holders == 0
+local free = not key
 if several and holders > 0 then
 	if shared ~= (limit == '0') then
 		return -2e15
@@ -68,12 +68,17 @@ if several and holders > 0 then
 		redis.call('zrem', KEYS[3], value)
 		redis.call('hdel', KEYS[4], value)
 		unmark(value)
-		hold(value, limit, holder, math.max(now + ttl * 1000, late and ends or 0), false)
+		hold(value, limit, holder, math.max(now() + ttl * 1000, late and ends or 0), false)
+		settle()
 		return number(1)
 	end
 end
 if several and told_by_reply and (free or room(limit, holders, shared)) and redis.call('exists', KEYS[3]) == 0 then
-	hold(value, limit, nil, now + ttl * 1000, free)
+	hold(value, limit, nil, now() + ttl * 1000, free)
+	if not generated and not free then
+		unmark(value) -- of a holder by this token that did not live as long as its mark
+	end
+	settle()
 	return number(1)
 end
 
@@ -84,7 +89,7 @@ if unheard then
 end
 
 if not redis.call('zscore', KEYS[3], value) then
-	local since = now - waited
+	local since = now() - waited
 	if waited == 0 then
 		-- Behind all others also if the clock was set back.
 		local last = redis.call('zrevrange', KEYS[3], 0, 0, 'withscores')[2]
@@ -92,14 +97,14 @@ if not redis.call('zscore', KEYS[3], value) then
 	end
 	redis.call('zadd', KEYS[3], digits(since), value)
 end
-local alive = digits(now + ARGV[4] * 1000)
+local alive = digits(now() + ARGV[4] * 1000)
 redis.call('hset', KEYS[4], value, table.concat({alive, ARGV[2], ticket, limit, ARGV[3], channel}, ' '))
 -- Without a waiter for that long they go away by themselves.
 local unused = digits(ARGV[4] + 10000)
 redis.call('pexpire', KEYS[3], unused)
 redis.call('pexpire', KEYS[4], unused)
 
-if free or key == '' then
+if free or holders > 0 then
 	local _, entered = let_in(free, told_by_reply and value)
 	if entered then
 		redis.call('hdel', KEYS[4], '')
@@ -120,8 +125,8 @@ if holders == 0 then
 else
 	-- So many will have expired that there is room for one.
 	local before = math.max(0, holders - math.max(tonumber(limit), 1))
-	local ends = redis.call('zrangebyscore', KEYS[2], '(' .. digits(now), '+inf', 'withscores', 'limit', before, 1)[2]
-	left = math.ceil((ends - now) / 1000)
+	local ends = redis.call('zrangebyscore', KEYS[2], '(' .. digits(now()), '+inf', 'withscores', 'limit', before, 1)[2]
+	left = math.ceil((ends - now()) / 1000)
 end
 local hour = 3600000
 if left < 0 or left > hour then

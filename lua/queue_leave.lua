@@ -24,17 +24,16 @@ end
 -- that finds the lock its own removes the entry, or the mark.
 local holder, passed = redis.call('get', KEYS[1]), false
 if ARGV[4] then
-	local own_holder = own(value, ARGV[4], -1)
-	passed = own_holder and (unique or redis.call('zrem', KEYS[2], mark(id, value)) == 1)
+	local place = own(value, ARGV[4], -1)
+	passed = place and (unique or redis.call('zscore', KEYS[2], mark(id, value)))
 	if passed then
-		redis.call('zrem', KEYS[2], own_holder)
-		settle()
+		drop(place)
 	end
 elseif holder == value then
 	passed = unique or names(redis.call('hget', KEYS[4], ''), '^')
 end
 -- Those behind it may have waited for it alone.
 if passed or holder == '' then
-	move_on(passed and not ARGV[4] or count() == 0)
+	move_on(passed and not ARGV[4] or redis.call('exists', KEYS[1]) == 0)
 end
 return passed and 1 or 0

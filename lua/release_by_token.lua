@@ -22,5 +22,5 @@ if not holder then
 	return 0
 end
 drop(holder)
-move_on(count() == 0)
+move_on(redis.call('exists', KEYS[1]) == 0)
 return 1

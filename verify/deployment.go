@@ -58,16 +58,21 @@ var singleStyles = []style{
 	{name: "fenced", keys: 1},
 	{name: "fair", keys: 2},
 	{name: "fair, fenced and watched", keys: 1},
+	{name: "shared, fair and watched", keys: 1},
+	{name: "limited, fair and fenced", keys: 1},
+	{name: "limited", keys: 1},
 }
 
 func confirmedStyles(replicas int) []style {
 	opt := redislock.Options{MinReplicas: replicas}
 	return []style{
 		{name: "plain", keys: 1},
-		{name: "fair and watched", keys: 2},
+		{name: "fair and watched", keys: 1},
+		{name: "fair and limited", keys: 1},
 		{name: "confirmed", keys: 2, confirmed: true, opt: opt},
 		{name: "confirmed, fenced and watched", keys: 1, confirmed: true, opt: opt},
 		{name: "confirmed, fair and fenced", keys: 1, confirmed: true, opt: opt},
+		{name: "confirmed, fair and shared", keys: 1, confirmed: true, opt: opt},
 	}
 }
 

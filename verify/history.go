@@ -10,8 +10,9 @@ import (
 
 // A turn is what a worker did and saw of one lock. Times are of clock.
 type turn struct {
-	Worker     int
-	Key        string
+	Worker int
+	Key    string
+	kind
 	Obtain     call
 	Refused    bool `json:",omitempty"` // the lock was not to be had in time
 	Token      string
@@ -54,6 +55,9 @@ func (t turn) ended() time.Duration {
 func (t turn) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%14.6f worker %d obtains in %v", t.Obtain.From.Seconds(), t.Worker, t.Obtain.To-t.Obtain.From)
+	if !t.exclusive() {
+		fmt.Fprintf(&s, " (%v)", t.kind)
+	}
 	if t.Token == "" {
 		return s.String() + ": " + t.Obtain.Err
 	}

@@ -22,6 +22,7 @@ type mutant struct {
 	verify               bool   // whether this module's tests find out, else the library's
 	tests                string // that do; none: only the simulation does
 	simulated            bool   // the simulation does, too
+	locks                string // that the simulation needs to have, as -locks names them
 }
 
 var mutants = []mutant{
@@ -48,17 +49,17 @@ var mutants = []mutant{
 	},
 	{
 		name: "queue does not skip the dead", file: "lua/queue.lua",
-		old: "if listeners(channel) == 0 then", new: "if false then",
+		old: " and (value == asking or channel == '' or listeners(channel) ~= 0) then", new: " then",
 		tests: "FairQueue_processKilled", simulated: true,
 	},
 	{
 		name: "queue does not skip those that have not been heard of", file: "lua/queue.lua",
-		old: "if alive and tonumber(alive) >= time() then", new: "if alive then",
+		old: "if alive and tonumber(alive) >= now and (", new: "if alive and (",
 		tests: "FairQueue_notHeardOf", simulated: true,
 	},
 	{
 		name: "queue tells whom it skips", file: "lua/queue.lua",
-		old: "	if listeners(channel) == 0 then\n		return false\n", new: "	if listeners(channel) == 0 then\n		redis.call('publish', string.sub(channel, 2), ticket .. ' ' .. value)\n		return false\n",
+		old: "		else\n			redis.call('zrem', KEYS[3], value)\n", new: "		else\n			if alive then tell(value, ticket, channel) end\n			redis.call('zrem', KEYS[3], value)\n",
 		tests: "FairQueue_messageToAReplica",
 	},
 	{
@@ -93,7 +94,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "fencing token is not increased in a queue", file: "lua/queue_ask.lua",
-		old: "fence(KEYS[4], new)", new: "fence(KEYS[4], 0)",
+		old: "fence(KEYS[5], new)", new: "fence(KEYS[5], 0)",
 		verify: true, tests: "Faults/one_server$/none", simulated: true,
 	},
 	{
@@ -178,7 +179,7 @@ var mutants = []mutant{
 	},
 	{
 		name: "a late ask shortens the TTL", file: "lua/queue_ask.lua",
-		old: "if waited > 0 or generated then", new: "if false then",
+		old: "late and math.max(ttl, redis.call('pttl', KEYS[1])) or ttl", new: "ttl",
 		tests: "FairQueue_lateAsk", simulated: true,
 	},
 	{
@@ -241,6 +242,101 @@ var mutants = []mutant{
 		old: "h[i].latest() < h[j].latest()", new: "h[i].due < h[j].due",
 		tests: "Scheduler_shortAmongLong", simulated: true,
 	},
+	{
+		name: "expired holders are counted", file: "lua/holders.lua",
+		old: "redis.call('zcount', KEYS[2], from, '+inf')", new: "redis.call('zcard', KEYS[2])",
+		tests: "HoldersObtain", simulated: true, locks: "limited",
+	},
+	{
+		name: "expired holders may go on", file: "lua/holders.lua",
+		old: "if ends > now then", new: "if ends > 0 then",
+		tests: "HoldersRefresh", simulated: true, locks: "limited|shared",
+	},
+	{
+		name: "the keys end with the first holder", file: "lua/holders.lua",
+		old: "redis.call('zrevrange', KEYS[2], 0, 0, 'withscores')", new: "redis.call('zrangebyscore', KEYS[2], '(0', '+inf', 'withscores')",
+		tests: "HoldersObtain", simulated: true, locks: "limited|shared",
+	},
+	{
+		name: "what is left of former holders counts again", file: "lua/holders.lua",
+		old: "		redis.call('del', KEYS[2])\n", new: "",
+		tests: "Holders_stale",
+	},
+	{
+		name: "a custom token gets a second place", file: "lua/holders.lua",
+		old: "if before and before ~= holder then", new: "if false then",
+		tests: "HoldersObtain",
+	},
+	{
+		name: "a release takes another's place", file: "lua/holders_release.lua",
+		old: "redis.call('zrem', KEYS[2], holder)", new: "redis.call('zpopmin', KEYS[2])",
+		tests: "HoldersRelease", simulated: true, locks: "limited|shared",
+	},
+	{
+		name: "one more than the limit", file: "lua/holders_obtain.lua",
+		old: "holders >= limit then", new: "holders > limit then",
+		tests: "HoldersObtain", simulated: true, locks: "limited",
+	},
+	{
+		name: "shared and limited holders mix", file: "lua/holders_obtain.lua",
+		old: "if holders > 0 and shared ~= (limit == 0) then", new: "if false then",
+		tests: "HoldersObtain", simulated: true, locks: "limited|shared",
+	},
+	{
+		name: "fencing tokens of several holders are not increased", file: "lua/holders_obtain.lua",
+		old: "redis.call('incr', KEYS[3])", new: "redis.call('incrby', KEYS[3], 0) + 1",
+		tests: "HoldersObtain_fence", simulated: true, locks: "limited",
+	},
+	{
+		name: "a release by token does not compare", file: "lua/release_by_token.lua",
+		old: "if string.sub(value, 1, #token) ~= token then", new: "if false then",
+		tests: "ReleaseByToken", simulated: true, locks: "fair",
+	},
+	{
+		name: "one more than the limit in a queue", file: "lua/queue.lua",
+		old: "holders < tonumber(limit))", new: "holders <= tonumber(limit))",
+		tests: "Holders_exclusion", simulated: true, locks: "limited, fair",
+	},
+	{
+		name: "a semaphore joins an exclusive holder", file: "lua/queue.lua",
+		old: "return holders > 0 and shared ==", new: "return shared ==",
+		tests: "Holders_behindExclusive", simulated: true, locks: "limited, fair",
+	},
+	{
+		name: "a writer is let in beside readers", file: "lua/queue.lua",
+		old: "if not free and not room(limit, holders, shared, before) then", new: "if not free and limit ~= '1' and not room(limit, holders, shared, before) then",
+		tests: "QueueRelease_letsIn", simulated: true, locks: "shared, fair",
+	},
+	{
+		name: "the last in the queue comes in first", file: "lua/queue.lua",
+		old: "redis.call('zrange', KEYS[3], 0, 0)", new: "redis.call('zrevrange', KEYS[3], 0, 0)",
+		tests: "QueueRelease_letsIn", simulated: true, locks: "limited, fair|shared, fair",
+	},
+	{
+		name: "a release lets in one reader", file: "lua/queue.lua",
+		old: "			redis.call('hdel', KEYS[4], value)\n			if limit == '1' then", new: "			redis.call('hdel', KEYS[4], value)\n			if true then",
+		tests: "QueueRelease_letsIn", simulated: true, locks: "shared, fair",
+	},
+	{
+		name: "readers pass a writer that waits", file: "lua/queue_ask.lua",
+		old: "room(limit, holders, shared)) and redis.call('exists', KEYS[3]) == 0 then", new: "room(limit, holders, shared)) then",
+		tests: "QueueAsk_holders", simulated: true, locks: "shared, fair",
+	},
+	{
+		name: "an ask of a holder does not remove the mark", file: "lua/queue_ask.lua",
+		old: "		unmark(value)\n		hold(", new: "		hold(",
+		tests: "QueueAsk_holders", simulated: true, locks: "limited, fair, with custom tokens",
+	},
+	{
+		name: "a late ask of a holder shortens the TTL", file: "lua/queue_ask.lua",
+		old: "math.max(now + ttl * 1000, late and ends or 0)", new: "now + ttl * 1000",
+		tests: "QueueAsk_holders", simulated: true, locks: "limited, fair|shared, fair",
+	},
+	{
+		name: "nobody comes in when the first in the queue leaves", file: "lua/queue_leave.lua",
+		old: "if passed or holder == '' then", new: "if passed then",
+		tests: "QueueLeave_holders", simulated: true, locks: "shared, fair",
+	},
 }
 
 func TestMutants(t *testing.T) {
@@ -271,7 +367,7 @@ func TestMutants_simulated(t *testing.T) {
 		if mutant.simulated {
 			t.Run(mutant.name, func(t *testing.T) {
 				t.Parallel()
-				mutant.requireFound(t, "verify", "Simulation", "-timeout", "1h", "-simulated", "24h", "-pictures", t.TempDir())
+				mutant.requireFound(t, "verify", "Simulation", "-timeout", "1h", "-simulated", "24h", "-locks", mutant.locks, "-pictures", t.TempDir())
 			})
 		}
 	}

@@ -80,7 +80,7 @@ func (r *row) verdict() string {
 		return "0"
 	}
 	var counts []string
-	for _, kind := range kinds {
+	for _, kind := range violationKinds {
 		if n := r.violations[kind]; n > 0 {
 			counts = append(counts, fmt.Sprintf("%s: %d", kind, n))
 		}

@@ -15,6 +15,7 @@ import (
 type simCall struct {
 	w        *simWorker
 	style    simStyle
+	kind     kind
 	ttl      time.Duration
 	watchdog redislock.Watchdog
 	atLeast  time.Duration // HoldAtLeast
@@ -26,8 +27,10 @@ type simCall struct {
 	ctx      context.Context // of obtaining
 	since    time.Time       // of its first ask at the server; zero: none has arrived
 	value    string          // that its value in Redis ends with; "" if others have that too
+	fence    int64           // the greatest that there was before it
 	over     bool            // it does not believe that it holds the lock any more
 	forgot   bool            // to release it
+	gone     bool            // out of the queue
 	asked    time.Time       // at the server, when it was over; zero: it has left since
 }
 
@@ -40,6 +43,7 @@ func (c *simCall) begin(ctx context.Context) {
 	defer s.mu.Unlock()
 	c.ctx = ctx
 	c.turn.Obtain.From = s.now()
+	c.fence = s.fences[c.turn.Key].number
 	s.calls[c] = struct{}{}
 	if c.value != "" {
 		s.byValue[c.value] = c
@@ -63,7 +67,7 @@ func (c *simCall) obtained(lock *redislock.Lock, err error) {
 func (c *simCall) done(held context.Context) {
 	c.succeeded(func() {
 		c.held = held
-		c.turn.Token = "in Do"
+		c.turn.Token = fmt.Sprintf("in Do of worker %d", c.turn.Worker)
 	})
 }
 
@@ -87,24 +91,47 @@ func (c *simCall) succeeded(note func()) {
 		return
 	}
 	key := c.turn.Key
+	holders, others := []kind{c.kind}, ""
 	for other := range s.calls {
 		if other != c && other.shares(c) && other.believes() && other.turn.Token != c.turn.Token {
-			s.violationLocked(twoHolders, key, "worker %d obtains it while worker %d holds it until %v",
-				c.turn.Worker, other.turn.Worker, other.validUntil())
+			holders = append(holders, other.kind)
+			others += fmt.Sprintf("; worker %d holds it (%v) until %v", other.turn.Worker, other.kind, other.validUntil())
 		}
 	}
-	if c.turn.Fence > 0 {
-		if last := s.fences[key]; c.turn.Fence <= last.number && c.turn.Token != last.token {
-			s.violationLocked(fenceNotNew, key, "%d after %d", c.turn.Fence, last.number)
-		}
-		s.fences[key] = simFence{c.turn.Fence, c.turn.Token}
+	if what := conflict(holders); what != "" {
+		s.violationLocked(what, key, "worker %d obtains it (%v)%s", c.turn.Worker, c.kind, others)
 	}
 	if until := s.keptUntil[key]; time.Now().Before(until) {
 		s.violationLocked("not held for its least", key, "worker %d obtains it %v too early", c.turn.Worker, time.Until(until))
 	}
+	s.checkFence(c)
 	s.checkOrder(c)
 	s.checkHandover(c)
 	s.released[key] = time.Time{}
+}
+
+// checkFence finds out whether a fencing token is new. Of several holders one may learn of its own
+// after another of a greater one.
+func (s *simulation) checkFence(c *simCall) {
+	if c.turn.Fence == 0 {
+		return
+	}
+	last := s.fences[c.turn.Key]
+	least := last.number
+	if c.kind.Shared || c.kind.Limit > 1 {
+		least = c.fence
+	}
+	if c.turn.Fence <= least && c.turn.Token != last.token {
+		s.violationLocked(fenceNotNew, c.turn.Key, "%d after %d", c.turn.Fence, least)
+	}
+	for other := range s.calls {
+		if other != c && other.turn.Key == c.turn.Key && other.turn.Fence == c.turn.Fence && other.turn.Token != c.turn.Token {
+			s.violationLocked(fenceNotNew, c.turn.Key, "%d twice", c.turn.Fence)
+		}
+	}
+	if c.turn.Fence > last.number {
+		s.fences[c.turn.Key] = simFence{c.turn.Fence, c.turn.Token}
+	}
 }
 
 // shares reports whether two calls have a key in common.
@@ -144,7 +171,7 @@ func (c *simCall) ends() {
 		c.turn.ValidUntil = s.now()
 	}
 	c.turn.Release.From = s.now()
-	if c.believes() && !c.style.bound {
+	if c.believes() && !c.style.bound && len(s.servers[0].holders(c.turn.Key)) <= 1 {
 		s.released[c.turn.Key] = time.Now()
 	}
 	s.finish(c)
@@ -201,8 +228,9 @@ func (s *simulation) holds(c *simCall) bool {
 	for _, server := range s.servers {
 		all := true
 		for _, key := range c.lock.Keys() {
-			value, ttl := server.holds(key)
-			all = all && value == c.lock.Token()+c.lock.Metadata() && ttl >= left
+			all = all && slices.ContainsFunc(server.holders(key), func(h simHolder) bool {
+				return h.value == c.lock.Token()+c.lock.Metadata() && h.left >= left
+			})
 		}
 		if all {
 			agree++
@@ -214,43 +242,11 @@ func (s *simulation) holds(c *simCall) bool {
 func (s *simulation) inRedis(key string) string {
 	var all []string
 	for _, server := range s.servers {
-		value, ttl := server.holds(key)
-		all = append(all, fmt.Sprintf("%q for %v", value, ttl))
-	}
-	return strings.Join(all, ", ")
-}
-
-// checkOrder finds out whether anybody has been passed over who has waited for longer and was
-// not disturbed.
-func (s *simulation) checkOrder(c *simCall) {
-	if !c.style.fair || c.since.IsZero() {
-		return
-	}
-	for other := range s.calls {
-		if other.turn.Key == c.turn.Key && other.waits() && other.since.Before(c.since) && !other.style.token &&
-			other.calmSince().Add(simSettled).Before(other.since) {
-			s.violationLocked("out of order", c.turn.Key, "worker %d, who first asked at %v, before worker %d at %v",
-				c.turn.Worker, s.onClock(c.since), other.turn.Worker, s.onClock(other.since))
+		for _, h := range server.holders(key) {
+			all = append(all, fmt.Sprintf("%q (%v) for %v", h.value, h.kind, h.left))
 		}
 	}
-}
-
-// calmSince is since when nothing has kept the call from its turn. A connection that hangs does
-// if the Redis client waits on it for longer than the lock lives.
-func (c *simCall) calmSince() time.Time {
-	calm := c.s().calmSince(c.w.p)
-	if c.ttl <= simPatience {
-		calm = later(calm, c.w.p.hung)
-	}
-	return calm
-}
-
-// waits reports whether the call is in a queue.
-func (c *simCall) waits() bool {
-	if _, ok := c.ctx.Deadline(); !ok && c.s().now() >= c.turn.Obtain.From+c.ttl {
-		return false
-	}
-	return c.turn.Obtain.To == 0 && !c.since.IsZero() && !c.w.p.dead.Load() && c.ctx.Err() == nil
+	return strings.Join(all, ", ")
 }
 
 // runs takes in a script that a server runs.
@@ -259,10 +255,15 @@ func (s *simulation) runs(server *simServer, script simScript, run func()) {
 	switch script.name {
 	case "queue_ask":
 		s.asks(script.args[0])
-		run()
-	case "queue_leave", "queue_release", "release_keep":
+		s.moves(server, script, run)
+	case "release_keep":
 		run()
 		s.leaves(script.args[0])
+	case "queue_leave", "queue_release":
+		s.moves(server, script, run)
+		s.leaves(script.args[0])
+	case "release_by_token", "holders_obtain", "holders_refresh", "holders_release":
+		s.moves(server, script, run)
 	case "quorum_heal":
 		server.counts(script, run)
 		s.checkHealed(server, script.keys[0], script.args[0], script.args[1])
@@ -285,58 +286,6 @@ func (s *simulation) remember(script simScript) {
 	}
 }
 
-// asks notes that a server runs an ask for a place in its queue.
-func (s *simulation) asks(value string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c := s.callOf(value)
-	switch {
-	case c == nil:
-	case c.over:
-		if s.now() < max(c.turn.Obtain.To, c.turn.Release.From)+simReckoned {
-			c.asked = time.Now()
-			s.toLeave[c] = struct{}{}
-		}
-	case c.since.IsZero():
-		c.since = time.Now()
-	}
-}
-
-// leaves notes that a server has run what takes a call out of the queue, or passes on its lock.
-func (s *simulation) leaves(value string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c := s.callOf(value); c != nil {
-		delete(s.toLeave, c)
-	}
-}
-
-// callOf returns the call whose value that is alone; nil if there is none.
-func (s *simulation) callOf(value string) *simCall {
-	if i := strings.LastIndex(value, simCallPrefix); i >= 0 {
-		return s.byValue[value[i:]]
-	}
-	return nil
-}
-
-// checkLeft finds out whether what asked for a place in a queue when its call was over has
-// been followed by what undoes that.
-func (s *simulation) checkLeft() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.toLeave {
-		p := c.w.p
-		switch {
-		case p.dead.Load() || c.forgot:
-			delete(s.toLeave, c)
-		case time.Since(later(c.asked, p.disturbed)) > simLeaves:
-			delete(s.toLeave, c)
-			s.violationLocked("did not leave", c.turn.Key, "worker %d, an ask of whose call came at %v, which was over: %v",
-				c.turn.Worker, s.onClock(c.asked), c.turn)
-		}
-	}
-}
-
 // checkHealed finds out whether a node has been given a lock that was released before the
 // command to do so could still be accepted.
 func (s *simulation) checkHealed(server *simServer, key, value, ttl string) {
@@ -354,29 +303,6 @@ func (s *simulation) checkHealed(server *simServer, key, value, ttl string) {
 	}
 }
 
-// checkWaiting finds out whether a lock lies idle while somebody waits for it in order.
-func (s *simulation) checkWaiting() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	for c := range s.calls {
-		if c.believes() {
-			s.lastHeld[c.turn.Key] = now
-		}
-	}
-	for c := range s.calls {
-		if !c.style.fair || c.turn.Obtain.To != 0 || c.w.p.dead.Load() {
-			continue
-		}
-		idle := now.Sub(later(later(s.lastHeld[c.turn.Key], s.calmSince(nil)), s.start.Add(c.turn.Obtain.From)))
-		if idle > simLongestTTL+simSettled {
-			s.violationLocked(notServed, c.turn.Key, "worker %d waits; nobody has held the lock for %v: %s",
-				c.turn.Worker, idle, s.inRedis(c.turn.Key))
-			s.lastHeld[c.turn.Key] = now
-		}
-	}
-}
-
 // stays notes that Redis has confirmed the release of a lock that nobody may have before its time.
 func (c *simCall) stays() {
 	s := c.s()
@@ -384,65 +310,6 @@ func (c *simCall) stays() {
 	defer s.mu.Unlock()
 	s.keptUntil[c.turn.Key] = s.start.Add(c.turn.Obtain.To + c.atLeast)
 }
-
-// checkHandedOver finds out whether a lock is held for a call that is over, or for a process
-// that had died or not been heard of when it was handed the lock.
-func (s *simulation) checkHandedOver() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.servers) > 1 {
-		return
-	}
-	now := time.Now()
-	for _, style := range s.styles {
-		value, left := s.servers[0].holds(style.key())
-		if value == "" {
-			continue
-		}
-		for _, c := range s.ended {
-			if c.value == "" || !strings.HasSuffix(value, c.value) || c.turn.Token != "" {
-				continue
-			}
-			set := now.Add(left - c.ttl)
-			switch {
-			case c.w.p.dead.Load():
-				p := c.w.p
-				known := p.died.Add(4 * time.Second) // not heard of for so long
-				if !p.machine && s.disturbedAll.Before(p.died) && later(p.disturbed.Add(simSettled), c.since.Add(2*time.Second)).Before(p.died) {
-					known = p.died.Add(100 * time.Millisecond) // the server has seen its connections end
-				}
-				if s.servers[0].lastSet().After(c.since) {
-					continue // who is heard of goes by the clock
-				}
-				if style.fair && set.After(known) {
-					s.violationLocked("handed to the dead", style.key(), "worker %d, %v after its death", c.turn.Worker, set.Sub(c.w.p.died))
-				}
-			case now.Sub(later(set, s.calmSince(c.w.p))) > 3*time.Second:
-				s.violationLocked("lock without a holder", style.key(), "set %v ago for %v", now.Sub(set), c.turn)
-			}
-		}
-	}
-}
-
-// checkHandover finds out whether a lock that was given back has come to this call, which
-// waited for it, in the same step.
-func (s *simulation) checkHandover(c *simCall) {
-	released := s.released[c.turn.Key]
-	if !c.style.fair || c.since.IsZero() || released.IsZero() || len(s.servers) > 1 {
-		return
-	}
-	calm := later(s.calmSince(nil), s.slowed).Add(simSettled)
-	// Who has no channel yet, and dies, is alive until the clock says that it is not.
-	calm = later(calm, s.servers[0].lastSet().Add(simClockStep+simSettled))
-	for _, p := range s.processes {
-		calm = later(calm, p.started.Add(simSettled))
-	}
-	if idle := time.Since(released); calm.Before(released) && c.since.Add(time.Second).Before(released) && idle > 100*time.Millisecond {
-		s.violationLocked("handed over late", c.turn.Key, "to worker %d, who first asked at %v, %v after its release",
-			c.turn.Worker, s.onClock(c.since), idle)
-	}
-}
-
 // finish moves a call that is over to the history.
 func (s *simulation) finish(c *simCall) {
 	if c.over {

@@ -18,6 +18,9 @@ type simFault struct {
 	late bool
 	// ofServer is whether it hits all processes, whatever links it is about.
 	ofServer bool
+	// ofClock is whether the clock of a server is set. That is the end of all promises where it
+	// rules over how long locks are held.
+	ofClock bool
 }
 
 // A simTarget is what a fault happens to.
@@ -163,11 +166,11 @@ var simFaults = []simFault{
 		f.server.do("SCRIPT", "FLUSH")
 		return 0
 	}},
-	{name: "server clock set back", harmless: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
+	{name: "server clock set back", harmless: true, ofClock: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
 		f.server.setClock(-f.upTo(simClockStep))
 		return 0
 	}},
-	{name: "server clock set forward", ofServer: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
+	{name: "server clock set forward", ofServer: true, ofClock: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
 		f.server.setClock(f.upTo(simClockStep))
 		return 0
 	}},
@@ -213,6 +216,7 @@ func (s *simulation) anyFault(harmless bool) simFault {
 	for {
 		fault := simFaults[s.random.IntN(len(simFaults))]
 		switch n := s.random.IntN(10); {
+		case fault.ofClock && s.clockRules:
 		case harmless && fault.harmless:
 			return fault
 		case harmless:

@@ -201,6 +201,7 @@ func (w *simWorker) turn(style simStyle) {
 	ctx, cancel := w.obtaining(style)
 	defer cancel()
 	opt := style.options(w, c)
+	c.turn.kind = c.kind
 	if w.chance(10) && !style.several {
 		w.do(ctx, c, opt)
 		w.newToken() // what Do gave back may be late, too
@@ -282,6 +283,8 @@ func (w *simWorker) hold(c *simCall, opt *redislock.Options) {
 	}
 	held := w.upTo(300 * time.Millisecond)
 	switch {
+	case c.style.severalHolders():
+		held = w.upTo(time.Second)
 	case c.style.brief:
 		held = w.upTo(time.Second)
 	case w.chance(15) || c.watchdog != nil && w.chance(30):
@@ -291,6 +294,8 @@ func (w *simWorker) hold(c *simCall, opt *redislock.Options) {
 		w.pause(c, min(w.upTo(500*time.Millisecond), time.Until(end)))
 		c.check()
 		switch {
+		case w.chance(3):
+			w.inspect(c)
 		case w.chance(20) && !c.style.token && !c.style.brief:
 			w.refresh(c)
 		case w.chance(5) && c.style.token && opt.Watchdog == nil:
@@ -327,6 +332,21 @@ func (w *simWorker) refresh(c *simCall) {
 		return err
 	})
 	c.check()
+}
+
+// inspect looks at the lock that this worker holds.
+func (w *simWorker) inspect(c *simCall) {
+	if len(w.p.clients) > 1 {
+		return // a quorum cannot be looked at as one
+	}
+	ctx, cancel := context.WithTimeout(w.p.ctx, simPatience)
+	defer cancel()
+	began := time.Now()
+	info, err := redislock.Inspect(ctx, w.p.clients[0], c.turn.Key)
+	if err != nil || time.Now() != began { // it may be old
+		return
+	}
+	w.s.checkInspected(c, info)
 }
 
 // obtainAgain obtains a lock by the token that holds it. The first lock stays what it was.
@@ -371,6 +391,9 @@ func (w *simWorker) release(c *simCall) {
 		ctx = context.Background()
 	}
 	c.ends()
+	if w.chance(8) && !c.style.token { // it might be late, and hit the token's next lock
+		w.releaseByToken(ctx, c)
+	}
 	held := time.Now().Before(c.lock.ValidUntil())
 	c.turn.Release = c.s().record(func() error { return c.lock.Release(ctx) })
 	if c.style.bound && held && c.turn.Release.Err == "" {
@@ -393,5 +416,15 @@ func (w *simWorker) release(c *simCall) {
 	if w.chance(10) && !c.style.token { // it might be late, and hit the token's next lock
 		w.sleep(w.upTo(300 * time.Millisecond))
 		_ = c.lock.Release(ctx)
+	}
+}
+
+// releaseByToken gives the lock back as another process would.
+func (w *simWorker) releaseByToken(ctx context.Context, c *simCall) {
+	locker := w.s.anyProcess(w.random).locker
+	if c.style.several {
+		_ = locker.ReleaseMultiByToken(ctx, c.keys, c.lock.Token())
+	} else {
+		_ = locker.ReleaseByToken(ctx, c.turn.Key, c.lock.Token())
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,8 +25,8 @@ type simServer struct {
 	// runs is told of each script of a lock, and has it run.
 	runs func(s *simServer, script simScript, run func())
 
-	running sync.Mutex           // held while such a script runs
-	inside  *server.Peer         // whose script that is; guarded by mu
+	running sync.Mutex           // held while such a script runs, or a lock is set
+	inside  *server.Peer         // whose command that is; guarded by mu
 	known   map[string]bool      // digests of scripts; guarded by running
 	taken   map[string]simTaking // by key, unless another call has come to count on that since; guarded by running
 
@@ -44,26 +45,30 @@ type simScript struct {
 	keys, args []string
 }
 
-// scriptNames are the names of scripts by their digests.
+// scriptFiles finds in the library's source what files its scripts are made of.
+var scriptFiles = regexp.MustCompile(`loadScript\((".*")\)`)
+
+// scriptNames are the names of scripts by their digests: each is that of its last file.
 var scriptNames = sync.OnceValue(func() map[string]string {
 	names := make(map[string]string)
-	for _, files := range [][]string{
-		{"token", "obtain"}, {"token", "fence", "obtain_multi"}, {"refresh"}, {"release"}, {"release_keep"},
-		{"token", "fence", "queue", "queue_ask"}, {"queue", "queue_leave"}, {"queue", "queue_release"},
-		{"token", "quorum_obtain"}, {"quorum_undo"}, {"quorum_heal"},
-	} {
+	for _, found := range scriptFiles.FindAllStringSubmatch(readLibrary("scripts.go"), -1) {
+		files := strings.Split(strings.Trim(found[1], `"`), `", "`)
 		var script strings.Builder
 		for _, file := range files {
-			source, err := os.ReadFile(filepath.Join("..", "lua", file+".lua"))
-			if err != nil {
-				panic(err) // not in the tree
-			}
-			script.Write(source)
+			script.WriteString(readLibrary(filepath.Join("lua", file+".lua")))
 		}
 		names[digestOf(script.String())] = files[len(files)-1]
 	}
 	return names
 })
+
+func readLibrary(file string) string {
+	source, err := os.ReadFile(filepath.Join("..", file))
+	if err != nil {
+		panic(err) // not in the tree
+	}
+	return string(source)
+}
 
 func digestOf(script string) string {
 	digest := sha1.Sum([]byte(script))
@@ -105,7 +110,7 @@ func (s *simServer) serve(conn net.Conn) { s.redis.Server().ServeConn(conn) }
 // answered the command.
 func (s *simServer) before(peer *server.Peer, command string, args ...string) bool {
 	s.mu.Lock()
-	now, mute, inside := time.Now().Add(s.clockOff), s.mute, s.inside == peer
+	mute, inside := s.mute, s.inside == peer
 	s.mu.Unlock()
 	if !inside { // the script holds a mutex that the passing of time needs
 		s.letTimePass()
@@ -115,11 +120,20 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 		if !inside {
 			return s.run(peer, command, args)
 		}
+	case "SET":
+		// Nobody takes a lock while it is looked into. That is how a client does it; no script does.
+		if !inside && strings.EqualFold(args[len(args)-1], "nx") {
+			s.running.Lock()
+			defer s.running.Unlock()
+			s.dispatchLocked(peer, command, args)
+			return true
+		}
 	case "SCRIPT":
 		s.running.Lock()
 		clear(s.known) // there is no other use of it than to flush
 		s.running.Unlock()
 	case "TIME":
+		now := s.clock()
 		peer.WriteLen(2)
 		peer.WriteBulk(strconv.FormatInt(now.Unix(), 10))
 		peer.WriteBulk(strconv.Itoa(now.Nanosecond() / 1000))
@@ -148,12 +162,14 @@ func (s *simServer) run(peer *server.Peer, command string, args []string) bool {
 }
 
 func (s *simServer) runLocked(peer *server.Peer, command string, args []string, script simScript) bool {
-	s.runs(s, script, func() {
-		s.set(func(s *simServer) { s.inside = peer })
-		s.redis.Server().Dispatch(peer, append([]string{command}, args...))
-		s.set(func(s *simServer) { s.inside = nil })
-	})
+	s.runs(s, script, func() { s.dispatchLocked(peer, command, args) })
 	return true
+}
+
+func (s *simServer) dispatchLocked(peer *server.Peer, command string, args []string) {
+	s.set(func(s *simServer) { s.inside = peer })
+	s.redis.Server().Dispatch(peer, append([]string{command}, args...))
+	s.set(func(s *simServer) { s.inside = nil })
 }
 
 // letTimePass has TTLs pass.
@@ -174,6 +190,13 @@ func (s *simServer) holds(key string) (value string, ttl time.Duration) {
 	}
 	value, _ = s.redis.Get(key)
 	return value, s.redis.TTL(key)
+}
+
+// clock returns the time of day as scripts see it.
+func (s *simServer) clock() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Now().Add(s.clockOff)
 }
 
 // leftovers are the keys but those of fencing counters.

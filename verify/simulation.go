@@ -1,8 +1,10 @@
 package verify
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -31,6 +33,8 @@ const (
 	simRemembered     = 2000
 )
 
+var locks = flag.String("locks", "", "simulate only the kinds of locks whose names match this regular expression, on one server")
+
 // simCallPrefix begins the metadata of calls.
 const simCallPrefix = "call "
 
@@ -40,6 +44,7 @@ type simStyle struct {
 	fair, watched, fenced, token, several, plain bool
 	brief                                        bool // for a moment
 	bound                                        bool // held at least, and at most
+	shared, limited                              bool // and exclusive ones
 }
 
 var simStyles = []simStyle{
@@ -55,6 +60,13 @@ var simStyles = []simStyle{
 	{name: "fair, with custom tokens", fair: true, token: true},
 	{name: "bound", watched: true, bound: true},
 	{name: "fair and bound", fair: true, watched: true, bound: true},
+	{name: "shared", shared: true, watched: true},
+	{name: "shared, fair", shared: true, fair: true, watched: true},
+	{name: "shared, fair and fenced", shared: true, fair: true, fenced: true},
+	{name: "limited, fenced", limited: true, fenced: true},
+	{name: "limited, fair", limited: true, fair: true, watched: true},
+	{name: "limited, fair, with custom tokens", limited: true, fair: true, token: true},
+	{name: "limited, with custom tokens", limited: true, token: true},
 	{name: "several keys", several: true},
 	{name: "several keys, with custom tokens", several: true, token: true},
 }
@@ -92,6 +104,8 @@ func (s simStyle) options(w *simWorker, c *simCall) *redislock.Options {
 		c.value = fmt.Sprint(simCallPrefix, c.s().number())
 		opt.Metadata = c.value
 	}
+	opt.Shared, opt.Limit = s.kind(w)
+	c.kind = kindOf(opt)
 	if s.fenced {
 		opt.FenceKey = s.key() + ":fence"
 	}
@@ -106,17 +120,39 @@ func (s simStyle) options(w *simWorker, c *simCall) *redislock.Options {
 	return opt
 }
 
+// kind chooses that of one call: at times one that does not go with the others. A custom token
+// is always of the same.
+func (s simStyle) kind(w *simWorker) (shared bool, limit int) {
+	random := w.random
+	if s.token {
+		random = rand.New(rand.NewPCG(uint64(w.number), uint64(w.tokens)))
+	}
+	n := random.IntN(100)
+	switch {
+	case !s.severalHolders() || n < 25:
+		return false, 0
+	case s.limited != (n < 28):
+		return false, 2 + random.IntN(3)
+	default:
+		return true, 0
+	}
+}
+
+// severalHolders reports whether locks may have more than one holder.
+func (s simStyle) severalHolders() bool { return s.shared || s.limited }
+
 // A simulation is a round in which processes use locks while faults happen. All of it runs in
 // simulated time.
 type simulation struct {
-	seed      uint64
-	random    *rand.Rand
-	start     time.Time
-	stop      chan struct{} // closed when workers shall stop
-	styles    []simStyle
-	servers   []*simServer
-	processes []*simProcess
-	burying   sync.WaitGroup
+	seed       uint64
+	random     *rand.Rand
+	start      time.Time
+	stop       chan struct{} // closed when workers shall stop
+	styles     []simStyle
+	clockRules bool // over how long locks are held
+	servers    []*simServer
+	processes  []*simProcess
+	burying    sync.WaitGroup
 
 	mu           sync.Mutex
 	seeds        *rand.Rand
@@ -169,21 +205,32 @@ func simulate(seed uint64, duration time.Duration, report *simReport) *simulatio
 // setUp chooses servers, and styles that are few enough to be contended for.
 func (s *simulation) setUp() {
 	nodes := 1
-	if s.random.IntN(4) == 0 {
+	if s.random.IntN(4) == 0 && *locks == "" {
 		nodes = 3
 	}
 	for range nodes {
 		s.servers = append(s.servers, startSimServer(s.runs))
 	}
+	named := regexp.MustCompile(*locks)
 	for _, style := range simStyles {
-		if nodes == 1 || !style.fenced && !style.fair { // a quorum has neither counters nor queues
+		// A quorum has neither counters nor queues, nor several holders.
+		if (nodes == 1 || !style.fenced && !style.fair && !style.severalHolders()) && named.MatchString(style.name) {
 			s.styles = append(s.styles, style)
 		}
 	}
+	if len(s.styles) == 0 {
+		panic(fmt.Sprintf("-locks %q matches no kind of locks: see simStyles", *locks))
+	}
 	s.random.Shuffle(len(s.styles), func(i, j int) { s.styles[i], s.styles[j] = s.styles[j], s.styles[i] })
-	s.styles = s.styles[:2+s.random.IntN(3)]
+	s.styles = s.styles[:min(2+s.random.IntN(3), len(s.styles))]
+	for _, style := range s.styles {
+		s.clockRules = s.clockRules || style.severalHolders()
+	}
 	for i := range processes {
-		s.processes = append(s.processes, s.startProcess(i))
+		p := s.startProcess(i)
+		s.mu.Lock()
+		s.processes = append(s.processes, p)
+		s.mu.Unlock()
 	}
 }
 
@@ -263,10 +310,18 @@ func (s *simulation) replaceProcess(slot int, machine bool) {
 	old := s.processes[slot]
 	old.die(machine)
 	s.burying.Go(old.bury)
-	s.processes[slot] = s.startProcess(slot)
+	successor := s.startProcess(slot)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.processes[slot] = successor
 	s.processes[slot].disturbed = s.disturbedAll
+}
+
+// anyProcess chooses a process.
+func (s *simulation) anyProcess(random *rand.Rand) *simProcess {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.processes[random.IntN(len(s.processes))]
 }
 
 // mayBeLate reports whether commands of a process that were sent since then may yet come into

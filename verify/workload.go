@@ -30,10 +30,20 @@ func (s style) key(i int) string {
 func (s style) fair() bool    { return strings.Contains(s.name, "fair") }
 func (s style) fenced() bool  { return strings.Contains(s.name, "fenced") }
 func (s style) watched() bool { return strings.Contains(s.name, "watched") }
+func (s style) shared() bool  { return strings.Contains(s.name, "shared") }
+func (s style) limited() bool { return strings.Contains(s.name, "limited") }
 
-// options returns the options for one of the style's keys.
-func (s style) options(key string, watchdog redislock.Watchdog) *redislock.Options {
+// options returns the options for one of the style's keys. Where there may be several holders, one
+// call in five wants to be the only one.
+func (s style) options(key string, watchdog redislock.Watchdog, random *rand.Rand) *redislock.Options {
 	opt := s.opt
+	switch alone := (s.shared() || s.limited()) && random.IntN(5) == 0; {
+	case alone:
+	case s.shared():
+		opt.Shared = true
+	case s.limited():
+		opt.Limit = 2 + random.IntN(2)
+	}
 	if opt.RetryStrategy == nil {
 		opt.RetryStrategy = redislock.LinearBackoff(10 * time.Millisecond)
 	}
@@ -100,8 +110,9 @@ func (w *workload) work(worker int, locker *redislock.Client, key string, style 
 			return
 		default:
 		}
-		turn := turn{Worker: worker, Key: key}
-		w.turn(&turn, locker, style.options(key, w.watchdog), random)
+		opt := style.options(key, w.watchdog, random)
+		turn := turn{Worker: worker, Key: key, kind: kindOf(opt)}
+		w.turn(&turn, locker, opt, random)
 		w.note(turn)
 		if turn.Obtain.Err != "" && !turn.Refused {
 			// Redis is away. Not all at once when it is back.

@@ -16,6 +16,7 @@ const patience = 5 * time.Second
 // crowd is workers who want one lock.
 type crowd struct {
 	job        Job
+	plain      []string // of the participant
 	start, end time.Time
 
 	inside     atomic.Int32
@@ -24,15 +25,21 @@ type crowd struct {
 	commands   atomic.Int64
 }
 
+// alone is what a holder counts for that is the only one.
+const alone = 1000
+
+// writes tells, in the order of a worker's turns, which are a writer's.
+func writes(turn int) bool { return turn%10 == 0 }
+
 // worker is what one of them has seen.
 type worker struct {
 	waits, handovers []time.Duration
 	err              error
 }
 
-// contended has workers want one lock again and again.
+// contended has workers want one lock again and again, of one of the kinds that are waited for.
 func (p Participant) contended(ctx context.Context, server *redis.Client, job Job) (map[string]float64, error) {
-	c := &crowd{job: job}
+	c := &crowd{job: job, plain: p.Plain}
 	job.Setup.Count = func(commands int) { c.commands.Add(int64(commands)) }
 	job.Setup.Connections, job.Setup.Waits = job.Workers+2, true
 	var lockers []Locker
@@ -44,14 +51,14 @@ func (p Participant) contended(ctx context.Context, server *redis.Client, job Jo
 		defer locker.Close()
 		lockers = append(lockers, locker)
 	}
-	c.start = time.Now().Add(time.Second)
+	c.start = time.Now().Add(job.WarmUp)
 	c.end = c.start.Add(job.Time)
 	ctx, cancel := context.WithDeadline(ctx, c.end.Add(patience))
 	defer cancel()
 	workers := make([]worker, job.Clients*job.Workers)
 	var group sync.WaitGroup
 	for i := range workers {
-		group.Go(func() { c.work(ctx, lockers[i%job.Clients], &workers[i]) })
+		group.Go(func() { c.work(ctx, lockers[i%job.Clients], i, &workers[i]) })
 	}
 	time.Sleep(time.Until(c.start))
 	before, err := c.count(ctx, server)
@@ -67,22 +74,55 @@ func (p Participant) contended(ctx context.Context, server *redis.Client, job Jo
 	return c.figures(workers, after-before)
 }
 
-// count returns how many commands were sent so far. A client that does not count them sends
-// scripts alone.
+// count returns how many commands were sent so far. A client that does not count them sends scripts and
+// plain commands that no script contains.
 func (c *crowd) count(ctx context.Context, server *redis.Client) (float64, error) {
 	if counted := c.commands.Load(); counted > 0 {
 		return float64(counted), nil
 	}
 	stats, err := commandStats(ctx, server)
-	return stats["evalsha"].calls + stats["eval"].calls, err
+	calls := stats["evalsha"].calls + stats["eval"].calls
+	for _, command := range c.plain {
+		calls += stats[command].calls
+	}
+	return calls, err
 }
 
-func (c *crowd) work(ctx context.Context, locker Locker, w *worker) {
-	for time.Now().Before(c.end) && w.err == nil {
+// with takes the lock for a worker's turn of that number. weight is what the holder counts for.
+func (c *crowd) with(ctx context.Context, locker Locker, turn int, held func(weight int32)) error {
+	const key = "bench:one"
+	switch c.job.Kind {
+	case Places:
+		return locker.(Sharer).WithPlace(ctx, key, c.job.Places, func() { held(1) })
+	case Readers:
+		weight := int32(1)
+		if writes(turn) {
+			weight = alone
+		}
+		return locker.(Sharer).WithAccess(ctx, key, writes(turn), func() { held(weight) })
+	default:
+		return locker.With(ctx, key, func() { held(alone) })
+	}
+}
+
+// admits reports whether those inside may be there at a time, of whom the last has that weight.
+func (c *crowd) admits(inside, weight int32) bool {
+	switch {
+	case weight == alone:
+		return inside == alone
+	case c.job.Kind == Places:
+		return inside <= int32(c.job.Places)
+	default:
+		return inside < alone
+	}
+}
+
+func (c *crowd) work(ctx context.Context, locker Locker, number int, w *worker) {
+	for turn := number; time.Now().Before(c.end) && w.err == nil; turn++ {
 		asked := time.Now()
-		w.err = locker.With(ctx, "bench:one", func() {
+		w.err = c.with(ctx, locker, turn, func(weight int32) {
 			now := time.Now()
-			if c.inside.Add(1) != 1 {
+			if !c.admits(c.inside.Add(weight), weight) {
 				c.violations.Add(1)
 			}
 			if asked.After(c.start) && now.Before(c.end) {
@@ -90,7 +130,7 @@ func (c *crowd) work(ctx context.Context, locker Locker, w *worker) {
 				w.handovers = append(w.handovers, now.Sub(c.start)-time.Duration(c.released.Load()))
 			}
 			time.Sleep(c.job.Hold)
-			c.inside.Add(-1)
+			c.inside.Add(-weight)
 			c.released.Store(int64(time.Since(c.start)))
 		})
 		if late := time.Now(); late.After(c.end) {

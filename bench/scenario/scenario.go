@@ -56,14 +56,25 @@ type Locker interface {
 	Close()
 }
 
+// A Sharer takes locks that have several holders by one client. Both methods do what With of Locker
+// does.
+type Sharer interface {
+	// WithPlace takes one of n places.
+	WithPlace(ctx context.Context, key string, n int, held func()) error
+	// WithAccess takes a lock that readers hold together, and a writer alone.
+	WithAccess(ctx context.Context, key string, write bool, held func()) error
+}
+
 // A Job is one measurement.
 type Job struct {
-	Kind    string // Uncontended, Contended or Kept
+	Kind    string // one of those below
 	Setup   Setup
-	Clients int           // Contended
-	Workers int           // Uncontended: goroutines; Contended: for each client
-	Hold    time.Duration // Contended
+	Clients int           // Contended, Places, Readers
+	Workers int           // Uncontended: goroutines; where there are Clients: for each
+	Hold    time.Duration // where there are Clients
+	Places  int           // Places
 	Locks   int           // Kept
+	WarmUp  time.Duration // before the measurement, but of Kept
 	Time    time.Duration // of the measurement
 }
 
@@ -71,6 +82,8 @@ type Job struct {
 const (
 	Uncontended = "uncontended"
 	Contended   = "contended"
+	Places      = "places"  // a semaphore
+	Readers     = "readers" // 90 %; the others are writers
 	Kept        = "kept"
 )
 
@@ -121,7 +134,7 @@ func (p Participant) measure(job Job) (map[string]float64, error) {
 	switch job.Kind {
 	case Uncontended:
 		return p.uncontended(ctx, server, job)
-	case Contended:
+	case Contended, Places, Readers:
 		return p.contended(ctx, server, job)
 	case Kept:
 		return p.kept(ctx, server, job)

@@ -11,8 +11,6 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-const warmUp = 300 * time.Millisecond
-
 // uncontended has goroutines obtain and release locks, each its own, again and again.
 func (p Participant) uncontended(ctx context.Context, server *redis.Client, job Job) (map[string]float64, error) {
 	locker, err := p.Connect(job.Setup)
@@ -20,7 +18,7 @@ func (p Participant) uncontended(ctx context.Context, server *redis.Client, job 
 		return nil, err
 	}
 	defer locker.Close()
-	if _, err := lockAll(ctx, locker, job.Workers, warmUp); err != nil {
+	if _, err := lockAll(ctx, locker, job.Workers, job.WarmUp); err != nil {
 		return nil, err
 	}
 	if err := server.ConfigResetStat(ctx).Err(); err != nil {
