@@ -2,8 +2,8 @@ package redislock
 
 import "sync"
 
-// A background is all that goes on behind the backs of a Redis client's callers: lanes,
-// subscriptions and waiters. There is one as long as anything does.
+// A background is everything that happens in the background for a Redis client: lanes,
+// subscriptions and waiters. It exists only while there is any of them.
 //
 // Mutexes are locked in this order: a TickWatchdog's, a background's, that of all backgrounds, a
 // lease's or a quorumClaim's.
@@ -12,20 +12,20 @@ type background struct {
 
 	// mu also guards the state of each task, lane, subscription and waiter.
 	mu            sync.Mutex
-	closed        bool // there is another by now
+	closed        bool // another has taken its place
 	lanes         map[laneKey]*lane
 	subscriptions map[string]*subscription // by the lock's key; "" for all
 	asking        int                      // waiters that are not in a queue yet
 	queued        int                      // waiters that are
 }
 
-// backgrounds are all of them, by what tells Redis clients apart.
+// backgrounds are all of them, by the identity of the Redis client.
 var backgrounds = struct {
 	mu  sync.Mutex
 	all map[any]*background
 }{all: make(map[any]*background)}
 
-// lockBackground returns the background of these servers, which it has locked.
+// lockBackground returns the background of these servers, locked.
 func lockBackground(servers servers) *background {
 	for identity := servers.identity(); ; {
 		backgrounds.mu.Lock()
@@ -43,7 +43,7 @@ func lockBackground(servers servers) *background {
 	}
 }
 
-// unlock also closes the background if nothing goes on in it.
+// unlock also closes the background if nothing is left in it.
 func (b *background) unlock() {
 	if !b.closed && len(b.lanes) == 0 && len(b.subscriptions) == 0 && b.asking == 0 && b.queued == 0 {
 		b.closed = true

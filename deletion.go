@@ -6,8 +6,7 @@ import (
 	"time"
 )
 
-// A deletion is the release of a lock for a caller whose context may end before the Redis client has
-// its reply.
+// A deletion is the release of a lock for a caller whose context may end before the reply arrives.
 type deletion struct {
 	claim claim
 	ctx   context.Context
@@ -17,9 +16,9 @@ type deletion struct {
 }
 
 var (
-	// deletions are taken by goroutines that have made one, and wait for another for
-	// deletionIdle: to start one for each would cost more than all else that a release does in
-	// this process.
+	// Goroutines that have made one deletion wait for another for deletionIdle: starting a
+	// goroutine for each would cost more than everything else that a release does in this
+	// process.
 	deletions       = make(chan *deletion)
 	unusedDeletions sync.Pool
 )
@@ -27,9 +26,9 @@ var (
 const deletionIdle = 100 * time.Millisecond
 
 // delete deletes the keys and reports whether the lock was held. It does not outlast ctx,
-// although the Redis client may while it waits for a reply. What was sent then goes on by
-// itself, and is repeated if it fails; but not for a custom token, of which another call may
-// have obtained the lock by then.
+// although the Redis client may, while it waits for a reply. What was sent then continues on its
+// own, and is repeated if it fails; but not for a custom token, by which another call may have
+// obtained the lock meanwhile.
 func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
 	if ctx.Done() == nil {
 		return l.claim.release(ctx)
@@ -60,7 +59,7 @@ func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
 	}
 }
 
-// run makes the deletion, and those that come next.
+// run makes the deletion, and then those that follow.
 func (d *deletion) run(next <-chan *deletion) {
 	idle := time.NewTimer(deletionIdle)
 	defer idle.Stop()

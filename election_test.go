@@ -147,7 +147,7 @@ func TestElection_lost(t *testing.T) {
 		})
 		assert.NoError(t, err)
 		assert.Equal(t, 3, terms)
-		assert.Contains(t, logged.String(), "leadership was lost")
+		assert.Contains(t, logged.String(), "leadership lost")
 		assert.Contains(t, logged.String(), "returned=down")
 	})
 }
@@ -223,7 +223,7 @@ func TestElection_runsOnce(t *testing.T) {
 	e := candidate(redislock.New(redistest.Client(t, redistest.Embedded(t).Addr())), "")
 	require.NoError(t, e.Run(t.Context(), func(ctx context.Context) error {
 		err := e.Run(ctx, func(context.Context) error { panic("elected twice") })
-		assert.ErrorContains(t, err, `redislock: Run for key "lock" is running already`)
+		assert.ErrorContains(t, err, `redislock: Run for key "lock" is already running`)
 		assert.True(t, e.IsLeader())
 		return nil
 	}))
@@ -296,12 +296,12 @@ func TestElection_badInput(t *testing.T) {
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}, HeartbeatFrequency: time.Hour})
 	defer ring.Close()
 	for message, e := range map[string]*redislock.Election{
-		"no Redis client":      redislock.NewElection(nil, key, ttl, nil),
-		"is empty":             redislock.NewElection(redislock.New(rdb), "", ttl, nil),
-		"TTL of 0s":            redislock.NewElection(redislock.New(rdb), key, 0, nil),
-		"MinReplicas of -1":    redislock.NewElection(redislock.New(rdb), key, ttl, &redislock.Options{MinReplicas: -1}),
-		"give New or NewQuor":  redislock.NewElection(redislock.New(nil), key, ttl, nil),
-		"cannot be queued for": redislock.NewElection(redislock.New(ring), "a}", ttl, nil),
+		"no Redis client":                 redislock.NewElection(nil, key, ttl, nil),
+		"is empty":                        redislock.NewElection(redislock.New(rdb), "", ttl, nil),
+		"TTL of 0s":                       redislock.NewElection(redislock.New(rdb), key, 0, nil),
+		"MinReplicas of -1":               redislock.NewElection(redislock.New(rdb), key, ttl, &redislock.Options{MinReplicas: -1}),
+		"New or NewQuorum needs a client": redislock.NewElection(redislock.New(nil), key, ttl, nil),
+		"cannot be used with FairQueue":   redislock.NewElection(redislock.New(ring), "a}", ttl, nil),
 	} {
 		assert.ErrorContains(t, e.Run(t.Context(), nothing), message)
 		_, err := e.Leader(t.Context())
@@ -397,20 +397,20 @@ func TestElection_takesOver(t *testing.T) {
 func TestElection_observed(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
-	kinds := kinds{}
-	locker := redislock.New(rdb).WithObserver(kinds)
+	counts := kindCounts{}
+	locker := redislock.New(rdb).WithObserver(counts)
 	require.NoError(t, candidate(locker, "").Run(t.Context(), func(context.Context) error { return nil }))
 	require.NoError(t, locker.Do(t.Context(), key, ttl, nil, func(context.Context) error { return nil }))
 	require.Equal(t, map[string]int{
 		"election obtain": 1, "election hold": 1, "election release": 1,
 		"exclusive obtain": 1, "exclusive hold": 1, "exclusive release": 1,
-	}, map[string]int(kinds))
+	}, map[string]int(counts))
 }
 
-// kinds is an observer that counts operations of one goroutine.
-type kinds map[string]int
+// kindCounts is an observer that counts operations of one goroutine.
+type kindCounts map[string]int
 
-func (k kinds) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
+func (k kindCounts) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
 	k[op.Kind+" "+op.Name]++
 	return ctx, nil
 }

@@ -28,33 +28,33 @@ func sinceEpoch() time.Duration {
 // A lease is what a holder may believe about its lock without asking Redis.
 type lease struct {
 	mu         sync.Mutex
-	refreshed  time.Duration // since epoch: when the TTL was last set for sure
+	refreshed  time.Duration // since epoch: when the TTL was last certainly set
 	validUntil time.Duration // since epoch
 	cause      error         // why the lease has ended; nil: it has not
 	extras     *extras       // nil until there are any
 }
 
-// A straggler is a refresh that has ended, of which a command may yet come into effect: it was
-// not answered, or not by all nodes of a quorum, or so late that the Redis client may have sent
-// it more than once.
+// A straggler is a refresh that has ended, but whose command may yet take effect: it was not
+// answered, or not by all nodes of a quorum, or so late that the Redis client may have sent it more
+// than once.
 type straggler struct {
 	ttl   time.Duration
 	until time.Duration // since epoch: what is sent after that comes behind it
 }
 
-// slowReply is how late a reply is at the least if the Redis client may have sent the command
-// more than once, so that a copy of it may be under way yet.
+// slowReply is the delay of a reply from which on the Redis client may have sent the command more
+// than once, so that a copy of it may still be in flight.
 const slowReply = 50 * time.Millisecond
 
 // extras are what only some leases have: those that are refreshed, those whose end somebody wants to
-// be told of, and those with bounds.
+// know of, and those with bounds.
 type extras struct {
-	ctx    context.Context // canceled at the end; nil until somebody wants to be told of it
+	ctx    context.Context // canceled at the end; nil until somebody wants to know of it
 	cancel context.CancelCauseFunc
 	alarm  *time.Timer // rings at validUntil
 
-	// Refreshes that are under way, and the shortest TTL among those that overlapped since
-	// there was none.
+	// Refreshes in flight, and the shortest TTL of those that have overlapped since there was
+	// none.
 	underWay    int
 	shortestTTL time.Duration
 
@@ -75,7 +75,7 @@ func (l *lease) addExtrasLocked() *extras {
 
 // validity is how long a lock may be believed in, from the moment that the
 // command which set its TTL was sent. The server starts counting later than
-// that; a hundredth is left for its clock running faster than ours.
+// that; one percent is left in case its clock runs faster than ours.
 func validity(ttl time.Duration) time.Duration {
 	return ttl - ttl/100
 }
@@ -159,7 +159,7 @@ func (l *lease) noteStragglerLocked(sent, ttl time.Duration, err error, everywhe
 // that time. It forgets the others.
 func (e *extras) shortestStraggler(sent time.Duration) time.Duration {
 	e.stragglers = slices.DeleteFunc(e.stragglers, func(r straggler) bool {
-		// Time alone does not tell: while Redis is silent nothing comes into effect.
+		// Time alone does not decide: while Redis is silent nothing takes effect.
 		return r.until < sent && e.answered >= r.until-undoGrace
 	})
 	shortest := time.Duration(math.MaxInt64)
@@ -176,7 +176,7 @@ func (l *lease) setAlarmLocked() {
 	}
 }
 
-// awaitRefreshes waits until no refresh is under way, or ctx ends.
+// awaitRefreshes waits until no refresh is in flight, or ctx ends.
 func (l *lease) awaitRefreshes(ctx context.Context) {
 	l.mu.Lock()
 	extras := l.extras
@@ -245,7 +245,7 @@ func (l *lease) expireLocked() (cause error, expired bool) {
 	return cause, l.endLocked(cause)
 }
 
-// ended returns a context that is canceled when the lock ends, and sees to that.
+// ended returns a context that is canceled when the lock ends, and sets the alarm for that.
 func (l *Lock) ended() context.Context {
 	l.lease.mu.Lock()
 	defer l.lease.mu.Unlock()
@@ -267,14 +267,14 @@ func (l *Lock) onAlarm() {
 	}
 }
 
-// lose ends the lock, which its holder still wants.
+// lose ends a lock that its holder still wants.
 func (l *Lock) lose(cause error) {
 	if l.lease.end(cause) {
 		l.lost(cause)
 	}
 }
 
-// lost does what is to be done when the lease has ended but was not released.
+// lost does what has to be done when the lease has ended without a release.
 func (l *Lock) lost(cause error) {
 	stats.lost.Add(1)
 	l.endHold(cause)
@@ -310,7 +310,7 @@ func (l *Lock) ValidUntil() time.Time {
 //   - when Release is called;
 //   - when a refresh, by the watchdog or by the holder, finds that the key is gone or
 //     somebody else's;
-//   - when [Lock.ValidUntil] passes, whatever keeps refreshes from succeeding, such as
+//   - when [Lock.ValidUntil] passes, whatever keeps refreshes from succeeding, for example
 //     [Options].HoldAtMost.
 //
 // While it is open nobody else holds the lock, as long as the server keeps its data and no other

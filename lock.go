@@ -19,10 +19,10 @@ type Lock struct {
 	args     [1]any // the value, a string: token and metadata, boxed once for all commands
 	tokenLen int32
 
-	// unique is whether the value was made for this lock alone. Nobody else can hold by
-	// it then, so that the key may be deleted by it at any time. Whatever deletes on its
-	// own account, or goes on deleting after its caller was answered, has to look: by a
-	// custom token the lock may be held before, or again.
+	// unique is whether the value was made for this lock alone. Then nobody else can hold the
+	// lock by it, and the key may be deleted by it at any time. Whatever deletes on its own
+	// account, or after its caller was answered, must check this: a custom token may have held
+	// the lock before, or hold it again.
 	unique bool
 
 	fence  int64
@@ -32,11 +32,11 @@ type Lock struct {
 	hold   *observation // nil without an observer
 }
 
-// A claim is a lock on its servers, with what they have to remember of it.
+// A claim is a lock on its servers, with what has to be known about it there.
 type claim interface {
-	// take asks once for the lock, and reports whether it is held. If it is not, what may have
-	// been taken even so is given back, some of it in the background. The first time it expects
-	// that the lock is free, again that it is not.
+	// take asks once for the lock, and reports whether it is held. If not, it gives back what it
+	// may have taken anyway, some of it in the background. It expects the lock to be free the
+	// first time, and taken when it asks again.
 	take(ctx context.Context, ttl time.Duration, opt *Options, again bool) (held bool, err error)
 	// renew asks once for a new TTL, and reports whether the lock is held.
 	renew(ctx context.Context, ttl time.Duration) (held bool, err error)
@@ -47,7 +47,7 @@ type claim interface {
 	everywhere() bool
 	// release gives the lock back, and reports whether it was held. It may outlast ctx.
 	release(ctx context.Context) (held bool, err error)
-	// forget is for a lock that was lost: what comes for it later is not its own any more.
+	// forget is for a lost lock: whatever arrives for it later is no longer its own.
 	forget()
 	// abandon gives back, in the background, a lock that its holder has lost but Redis has not.
 	abandon(ttl time.Duration)
@@ -69,7 +69,7 @@ func (l *Lock) init(c *Client, claim claim, keys []string, opt *Options) {
 // value is what the key of the lock has.
 func (l *Lock) value() any { return l.args[0] }
 
-// tokenArg is what scripts are told of the token: its length, negative if it was generated.
+// tokenArg is what scripts get to know about the token: its length, negative if it was generated.
 func (l *Lock) tokenArg() any {
 	if l.unique {
 		return -tokenLength
@@ -162,8 +162,9 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 }
 
 // Refresh gives the lock a new TTL that begins now. It may be longer or shorter than what is left
-// of the old one, but no longer than [Options].HoldAtMost leaves. If Redis does not answer, it tries again as opt.RetryStrategy says; the other
-// options do not matter. ttl and ctx mean what they do in [Client.Obtain].
+// of the old one, but not longer than [Options].HoldAtMost allows. If Redis does not answer, it
+// tries again as opt.RetryStrategy says; the other options do not matter. ttl and ctx mean what
+// they do in [Client.Obtain].
 //
 // A refresh may take effect a second time within the next 3 seconds, if its reply took so long
 // that the Redis client may have sent it twice, or if it was not answered (on a quorum: not by
@@ -174,9 +175,9 @@ func (l *Lock) TTL(ctx context.Context) (time.Duration, error) {
 //
 //   - ErrNotObtained, bare and without another try, if the lock is no longer held; a nil
 //     lock never was. The same goes if Redis has refreshed the lock, but the reply came
-//     after [Lock.Done] had closed, or after the new TTL had passed. The key is then deleted
-//     in the background, unless the token is a custom one. Once the lock has been held for
-//     [Options].HoldAtMost, Redis is not asked.
+//     after [Lock.Done] had closed, or after the new TTL had passed; or, without asking
+//     Redis, if the lock has been held for [Options].HoldAtMost. The key is then deleted in
+//     the background, unless the token is a custom one.
 //   - The last error of the Redis client if the strategy has no more tries; joined with the
 //     context's error, or with context.DeadlineExceeded, if waiting for the next try had to
 //     end.
@@ -224,7 +225,7 @@ func (l *Lock) refresh(ctx context.Context, ttl time.Duration, opt *Options) (ca
 	}
 }
 
-// extended takes in how Redis answered to a refresh.
+// extended handles the answer of Redis to a refresh.
 func (l *Lock) extended(sent, ttl time.Duration, held bool, err error) error {
 	if err == nil && !held {
 		err = ErrNotObtained
@@ -258,7 +259,7 @@ func (l *Lock) refreshArgs(shorten bool, ttl time.Duration) []any {
 	return []any{l.value(), ttl.Milliseconds(), keepLonger}
 }
 
-// releaseTimeout bounds what is done for a caller whose context is over.
+// releaseTimeout bounds a release for a caller whose context is already over.
 const releaseTimeout = time.Second
 
 // Release gives the lock back and stops its watchdog. It tries even if ctx is already over, for at

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// leaveGrace is how long a caller whose waiting is over stays until it is out of the queue.
+// leaveGrace is how long a caller whose waiting is over waits to be out of the queue.
 const leaveGrace = 250 * time.Millisecond
 
 // FairQueue waits in order: callers get the lock by time of first request (server clock), across all
@@ -119,7 +119,7 @@ func (w *waiter) await(ctx context.Context) (canceled bool, _ error) {
 	}
 }
 
-// fail ends a waiter that met with an error. It returns what endedBy does.
+// fail ends a waiter after an error. It returns what endedBy does.
 func (w *waiter) fail(ctx context.Context, err error) (canceled bool, _ error) {
 	w.quit(!isUnconfirmed(err))
 	return endedBy(ctx, err)
@@ -159,7 +159,7 @@ func (w *waiter) take(ctx context.Context, grant grant) (held bool, _ error) {
 	}
 	held, err := w.ask(ctx)
 	if err != nil && !refused(err) && ctx.Err() == nil {
-		// Redis does not answer. The asking from the lane goes on for a while.
+		// Redis does not answer. The lane keeps asking for a while.
 		w.mu.Lock()
 		defer w.unlock()
 		w.hastenLocked(atOnce)
@@ -173,7 +173,7 @@ func (w *waiter) take(ctx context.Context, grant grant) (held bool, _ error) {
 func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (held bool, _ error) {
 	lock := w.lock
 	if lock.minReplicas > 0 {
-		// It was not this waiter's command, or one that made it wait, that set the key.
+		// Neither this waiter's command nor one that made it wait set the key.
 		sent = sinceEpoch()
 		reply, err := lock.refreshCall(w.ttl, false).run(ctx, lock.server())
 		if err != nil || reply == 0 {
@@ -187,7 +187,7 @@ func (w *waiter) hold(ctx context.Context, sent time.Duration, fence int64) (hel
 	return lock.lease.remaining() > 0, nil
 }
 
-// released notes that the lock was given back, or that it was tried.
+// released notes that the lock was given back, or that giving it back was tried.
 func (w *waiter) released() {
 	w.mu.Lock()
 	first := w.state == served
@@ -201,7 +201,7 @@ func (w *waiter) released() {
 	}
 }
 
-// forget has the subscription not know the waiter any more, whose lock was lost.
+// forget removes the waiter, whose lock was lost, from its subscription.
 func (w *waiter) forget() {
 	w.mu.Lock()
 	defer w.unlock()
@@ -219,7 +219,7 @@ func (w *waiter) quit(lost bool) {
 		return
 	}
 	if idle != nil {
-		// What is under way may come after the leaving, and queue the waiter once more.
+		// What is in flight may arrive after the leaving, and queue the waiter once more.
 		select {
 		case <-idle:
 			left = w.leave()

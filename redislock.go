@@ -14,10 +14,11 @@
 //	defer lock.Release(ctx)
 //
 // If the lock is held, [RetryStrategy] says how to wait for it; [FairQueue] serves callers
-// first come, first served. A [Watchdog] keeps a lock alive for longer than its TTL.
-// [Lock.Done] and [Lock.Context] tell the holder when the lock is gone, and [Client.Do]
-// runs a function with such a context. [GetStats] returns counters; an [Observer] is told
-// of each operation.
+// first come, first served. A [Watchdog] keeps a lock alive for longer than its TTL;
+// [Options].HoldAtMost limits that, and HoldAtLeast keeps others away for a while after a
+// release. [Lock.Done] and [Lock.Context] tell the holder when the lock is gone. [Client.Do]
+// runs a function with such a context, and an [Election] runs one in one of many processes.
+// [GetStats] returns counters; an [Observer] is told of each operation.
 //
 // The algorithm is the one that Redis documents for a single instance
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):

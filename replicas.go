@@ -22,9 +22,9 @@ func isUnconfirmed(err error) bool {
 	return ok
 }
 
-// runConfirmed waits until the replicas have what the script wrote, for at most as long as the
-// TTL bears. It takes one round trip: WAIT follows the script on its connection, which is the
-// one whose writes it counts.
+// runConfirmed waits until the replicas have what the script wrote, for at most as long as the TTL
+// allows. It takes one round trip: WAIT follows the script on the same connection, because it counts
+// the writes of its connection.
 func (c call) runConfirmed(ctx context.Context, s *server) (reply int64, err error) {
 	run := c.script.EvalSha
 	for retries := 0; ; retries++ {
@@ -121,5 +121,5 @@ func waitTimeout(ctx context.Context, client pipeliner, ttl time.Duration) time.
 			timeout = min(timeout, read/2)
 		}
 	}
-	return max(timeout, time.Millisecond) // 0 would mean for ever
+	return max(timeout, time.Millisecond) // 0 would mean forever
 }

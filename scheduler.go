@@ -10,24 +10,23 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// The scheduler asks Redis, again and again, what the locks of this process need:
-// that watched ones are refreshed, that waiting callers keep their places. Each server
-// has a lane of its own, so that one which does not answer holds up nobody else's
-// locks: a goroutine that knows what is due next, and a few more that talk to the
-// server.
+// The scheduler sends what the locks of this process need again and again: refreshes of watched
+// locks, and requests by which waiting callers keep their places. Each server has a lane of its
+// own, so that a server which does not answer holds up nobody else's locks: one goroutine that
+// knows what is due next, and a few more that talk to the server.
 
 const (
 	// maxBatch is how many scripts leave in one pipeline.
 	maxBatch = 512
-	// maxPipelines is how many pipelines a lane has under way. When the server, or a
-	// connection, does not answer, that many are stuck, and no more.
+	// maxPipelines is how many pipelines a lane has in flight. When the server or a connection
+	// does not answer, no more than that are stuck.
 	maxPipelines = 8
 	// maxCalls is the same for a client that has no pipelines: as many as may be due while
 	// one is answered.
 	maxCalls = 256
-	// maxGap is for how long at most a lane gathers tasks for the next pipeline.
+	// maxGap is the longest time for which a lane gathers tasks for the next pipeline.
 	maxGap = 10 * time.Millisecond
-	// maxPatience is after how many times its patience an attempt is given up.
+	// maxPatience is the multiple of its patience after which an attempt is given up.
 	maxPatience = 6
 )
 
@@ -48,9 +47,9 @@ const atOnce = time.Duration(math.MinInt64 / 2) // so that sums do not overflow
 
 // A job is what a task does.
 type job interface {
-	// begin returns what to run now. It is false if there is nothing to run any more.
+	// begin returns what to run now. It is false if there is nothing left to run.
 	begin() (call, bool)
-	// end takes in how that ended.
+	// end handles the result.
 	end(call call, reply int64, err error)
 	// nextLocked returns when to run it again, after the end, if the task has not been
 	// stopped meanwhile. It runs with its background locked. It is false to leave the time
@@ -58,7 +57,7 @@ type job interface {
 	nextLocked(call call, err error) (due time.Duration, ok bool)
 }
 
-// latest is when the task leaves even if it has to leave alone.
+// latest is when the task is sent even if it has to be sent alone.
 func (t *task) latest() time.Duration {
 	return t.due + min(t.interval/20, maxGap)
 }
@@ -123,7 +122,7 @@ type lane struct {
 	undos [2]int // of its tasks, by kind
 }
 
-// laneKey tells servers apart: by the node of the lock's key where the client has several.
+// laneKey identifies a server: by the node of the lock's key if the client has several.
 type laneKey struct {
 	node      *redis.Client
 	confirmed bool // by replicas, which takes longer and pipelines of its own
@@ -132,7 +131,7 @@ type laneKey struct {
 // laneKey returns the key of the lane for a lock's key. It may ask a Cluster for its nodes, and so
 // comes before any mutex is locked.
 func (s *server) laneKey(key string, confirmed bool) laneKey {
-	// A wrong node costs no more than being held up by it: it is the client that routes.
+	// A wrong node does no more harm than to hold the lock up: the client does the routing.
 	return laneKey{node: s.node(key), confirmed: confirmed}
 }
 
@@ -153,7 +152,7 @@ func (b *background) openLaneLocked(key laneKey) *lane {
 func (l *lane) wakeUp() {
 	select {
 	case l.wake <- struct{}{}:
-	default: // there is a token, which stands for this news too
+	default: // there is a token already, which is enough
 	}
 }
 
@@ -246,7 +245,7 @@ func begin(batch []*task) []attempt {
 	return attempts
 }
 
-// end takes in what an attempt came to, and when its task is due again.
+// end handles the result of an attempt, and sets when its task is due again.
 func (a attempt) end(r result) {
 	a.job.end(a.call, r.reply, r.err)
 	a.lane.mu.Lock()
@@ -259,7 +258,7 @@ func (a attempt) end(r result) {
 	a.landLocked()
 }
 
-// landLocked notes that an attempt is not under way any more.
+// landLocked notes that an attempt is no longer in flight.
 func (t *task) landLocked() {
 	t.underWay--
 	if t.underWay == 0 && t.idle != nil {
@@ -302,7 +301,7 @@ func (s *server) runAll(ctx context.Context, attempts []attempt) []result {
 	return runAll(ctx, s.pipelines(), calls)
 }
 
-// tasks is a heap, the one that leaves next at its top.
+// tasks is a heap, with the one that is sent next at its top.
 type tasks []*task
 
 func (h tasks) Len() int           { return len(h) }

@@ -16,13 +16,13 @@ type server struct {
 
 	// What the client can do beside running scripts.
 
-	// One of go-redis' own clients. A type of one's own may do something to the calls of
-	// scripts (add a prefix to keys, count) that it does not do to commands and pipelines.
+	// One of go-redis' own clients. A custom type may do something to the calls of scripts
+	// (add a prefix to keys, count) that it does not do to commands and pipelines.
 	own bool
-	// Whoever embeds a client of several nodes has its nodes too.
+	// A type that embeds a client of several nodes has its nodes too.
 	isCluster, isRing bool
 
-	ownTimeout bool // it ends a command at its own timeout only, whatever the context's deadline
+	ownTimeout bool // ends a command only at its own timeout, whatever the context's deadline
 	comparable bool
 }
 
@@ -76,7 +76,7 @@ func newServer(client RedisClient) *server {
 // pipelines is the client for pipelines, if it is one of go-redis' own.
 func (s *server) pipelines() pipeliner { return s.client.(pipeliner) }
 
-// identity returns what tells a Redis client from others, as a key of a map.
+// identity returns what distinguishes a Redis client from others, as a key of a map.
 func (s *server) identity() any {
 	if s.comparable {
 		return s.client
@@ -97,8 +97,7 @@ func (s *server) nodeOf(ctx context.Context, key string) (*redis.Client, error) 
 	return s.client.(ringClient).GetShardClientForKey(key)
 }
 
-// nodeTimeout bounds the asking for a key's node, for which a Cluster may have to be asked
-// for its nodes.
+// nodeTimeout bounds the search for a key's node, which may have to ask a Cluster for its nodes.
 const nodeTimeout = 200 * time.Millisecond
 
 // node returns the client of the node that has the key; nil if there is only one, or it
@@ -116,8 +115,8 @@ func (s *server) node(key string) *redis.Client {
 	return node
 }
 
-// lookForNodes has a Cluster's client find out which nodes there are: after a failure in a
-// pipeline it does not do so by itself.
+// lookForNodes makes a Cluster's client find out which nodes there are: after a failure in a
+// pipeline it does not do so on its own.
 func (s *server) lookForNodes(ctx context.Context) {
 	if nodes, ok := s.client.(nodeFinder); ok {
 		nodes.ReloadState(ctx)
@@ -140,8 +139,8 @@ func (s *server) subscribing() (subscribe subscribeFunc, sharded bool) {
 				return nil, err
 			case s.isCluster:
 				// A plain message would go to all nodes, and nobody would know how many
-				// have received it. The master's own client does so also where the
-				// Cluster's is for reading from replicas.
+				// received it. The master's own client subscribes there even if the
+				// Cluster's reads from replicas.
 				return node.SSubscribe(ctx, channel), nil
 			default:
 				return node.Subscribe(ctx, channel), nil
@@ -177,8 +176,8 @@ func hashTag(key string) string {
 	return key
 }
 
-// checkTags finds out that keys may be on different nodes of a Ring. There a script runs
-// on the node of its first key, and nobody would notice.
+// checkTags reports keys that may be on different nodes of a Ring. A Ring runs a script on the node
+// of its first key, and nobody would notice.
 func (s *server) checkTags(keys []string) error {
 	if !s.isRing {
 		return nil
@@ -190,8 +189,8 @@ func (s *server) checkTags(keys []string) error {
 	return nil
 }
 
-// nameTags makes an error of a Redis Cluster about keys in different slots one that names
-// two of them.
+// nameTags turns the error of a Redis Cluster about keys in different slots into one that names two
+// of them.
 func nameTags(keys []string, err error) error {
 	if err == nil || !redis.HasErrorPrefix(err, "CROSSSLOT") {
 		return err

@@ -17,8 +17,8 @@ type singleClaim struct {
 	limit       int32   // of holders
 	minReplicas int16   // that have to confirm what sets the TTL
 
-	// repeated is whether the command that took the lock may have been sent more than once, and
-	// a copy of it be under way.
+	// repeated is whether the command that took the lock may have been sent more than once, so
+	// that a copy of it may be in flight.
 	repeated bool
 }
 
@@ -65,7 +65,7 @@ func (c *singleClaim) take(ctx context.Context, ttl time.Duration, opt *Options,
 	case err != nil && !refused(err), !held && slow:
 		c.releaseOrphan()
 	case held && c.lease.remaining() <= 0:
-		// The reply was so long in coming that the lock may be gone already.
+		// The reply took so long that the lock may already be gone.
 		c.releaseFailed(ctx)
 		return false, nil
 	default:
@@ -128,8 +128,8 @@ func (c *singleClaim) refreshCall(ttl time.Duration, shorten bool) call {
 	return c.setting(ttl, refreshScript, c.keys, args...)
 }
 
-// setting is a call that sets the lock's TTL, to be confirmed by as many replicas as its holder
-// wanted.
+// setting is a call that sets the lock's TTL, to be confirmed by as many replicas as its holder asked
+// for.
 func (c *singleClaim) setting(ttl time.Duration, script *redis.Script, keys []string, args ...any) call {
 	return call{script: script, keys: keys, args: args, ttl: ttl, replicas: int(c.minReplicas)}
 }
@@ -158,7 +158,7 @@ func (c *singleClaim) release(ctx context.Context) (held bool, _ error) {
 // releasing is the call that releases the lock.
 func (c *singleClaim) releasing() call {
 	if keep, ok := c.keeping(); ok {
-		// In a queue too: whoever is first in it asks when the time is over.
+		// In a queue too: its first waiter asks when the time is over.
 		if c.severalHolders() {
 			keep.script, keep.keys, keep.args = holdersReleaseKeepScript, holdersKeys(c.keys[0]), append(keep.args, c.limit)
 		}
@@ -194,8 +194,8 @@ func (c *singleClaim) releaseOrphan() (tried <-chan struct{}) {
 	return c.server().undo(c.Key(), u)
 }
 
-// releaseFailed is for a lock that Redis holds for a try that failed. The caller may try
-// again at once: the key shall not be in its own way.
+// releaseFailed releases a lock that Redis holds for a try that failed. The caller may try again at
+// once, and should not be blocked by its own key.
 func (c *singleClaim) releaseFailed(ctx context.Context) {
 	select {
 	case <-c.releaseOrphan():

@@ -17,23 +17,23 @@ import (
 const (
 	// subscriptionIdle is how long a subscription stays after the last waiter has left it.
 	subscriptionIdle = 3 * time.Second
-	// subscriptionCheck is after how long a silence it is found out whether the connection is
-	// alive, and how long an answer may take.
+	// subscriptionCheck is how long a silence lasts before the connection is checked, and how
+	// long the answer to that may take.
 	subscriptionCheck = 3 * time.Second
-	// subscriptionRetry is the time between attempts to connect anew.
+	// subscriptionRetry is the time between attempts to reconnect.
 	subscriptionRetry = 100 * time.Millisecond
-	// subscriptionRefused is that time if the server would not have the subscription.
+	// subscriptionRefused is that time if the server refused the subscription.
 	subscriptionRefused = 10 * time.Second
 )
 
-// A subscription brings the messages by which waiters are told that the lock is theirs. A client of
+// A subscription receives the messages that tell waiters that the lock is theirs. A client of
 // one server has one for all its waiters; where keys are spread over nodes, a message is published
 // on the node of the lock's key, and there is a subscription for each key.
 type subscription struct {
 	*background
 	key     string // "" if it serves all keys
 	server  *server
-	channel string // after a letter that queue.lua knows the kind by
+	channel string // after a letter that tells queue.lua its kind
 
 	// Guarded by the background's mutex.
 	waiters      map[string]*waiter
@@ -43,7 +43,7 @@ type subscription struct {
 	since        time.Duration      // since epoch: when it was last confirmed
 	unheardTimes int                // how often, since a message came
 	pubsub       *redis.PubSub
-	renew        func() // has the subscription replaced by another
+	renew        func() // makes another replace the subscription
 	idle         *time.Timer
 	closed       chan struct{}
 }
@@ -110,7 +110,7 @@ func (s *subscription) serveLocked(w *waiter) {
 	}
 }
 
-// removeLocked does away with a waiter, with its background locked.
+// removeLocked removes a waiter, with its background locked.
 func (s *subscription) removeLocked(w *waiter) {
 	waited := s.waiters[w.id] != nil
 	delete(s.holders, w.id)
@@ -134,8 +134,7 @@ func (s *subscription) closeIfIdle() {
 	}
 }
 
-// closeLocked ends the subscription, with its background locked. It returns what the caller is to
-// close.
+// closeLocked ends the subscription, with its background locked. It returns what the caller must close.
 func (s *subscription) closeLocked() *redis.PubSub {
 	if !isClosed(s.closed) {
 		close(s.closed)
@@ -169,15 +168,15 @@ func (s *subscription) run(subscribe subscribeFunc) {
 		}
 		s.server.lookForNodes(ctx)
 	}
-	// If the Redis client was closed the waiters will hear of it when they ask.
+	// If the Redis client was closed, the waiters notice when they ask.
 	s.mu.Lock()
 	s.closeLocked()
 	s.unlock()
 	s.askAll()
 }
 
-// receive receives messages until the subscription has to be replaced by another, or has
-// failed: then it returns why.
+// receive receives messages until the subscription has to be replaced, or has failed; then it returns
+// why.
 func (s *subscription) receive(pubsub *redis.PubSub) error {
 	defer pubsub.Close()
 	var dead atomic.Bool
@@ -220,7 +219,7 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 			replied = true
 			time.AfterFunc(subscriptionRefused, renew)
 		case err != nil && s.server.sharded():
-			return err // the node may not be the one for the key any more
+			return err // the key may be on another node by now
 		case err != nil:
 			// It reconnects when asked again.
 			if failures++; failures > 1 {
@@ -244,9 +243,9 @@ func (s *subscription) receive(pubsub *redis.PubSub) error {
 
 var errNodeClosed = errors.New("the node's client was closed")
 
-// noteUnheardLocked notes that, after an ask, the server of the queue had nobody listening, with
-// its background locked. The connection is broken, or it is one to another server: after a
-// failover it may be to a replica, which passes on messages that nobody counts.
+// noteUnheardLocked notes that nobody listened at the queue's server after an ask, with its background
+// locked. The connection is broken, or goes to another server: after a failover it may go to a
+// replica, which passes messages on without counting their receivers.
 func (s *subscription) noteUnheardLocked(asked time.Duration) {
 	if !s.confirmed || asked < s.since {
 		return // that was before the subscription
@@ -265,8 +264,7 @@ func (s *subscription) noteUnheardLocked(asked time.Duration) {
 	})
 }
 
-// confirm notes that messages arrive from now on. Those before are lost, if the
-// subscription was.
+// confirm notes that messages arrive from now on. Earlier ones are lost if the subscription was.
 func (s *subscription) confirm() {
 	s.mu.Lock()
 	s.confirmed = !isClosed(s.closed)
@@ -275,14 +273,14 @@ func (s *subscription) confirm() {
 	s.askAll()
 }
 
-// askAll has all waiters ask, one after the other.
+// askAll makes all waiters ask, one after the other.
 func (s *subscription) askAll() {
 	s.mu.Lock()
 	defer s.unlock()
 	due := sinceEpoch()
 	for _, w := range s.waiters {
-		// An ask that is under way will be followed by another. One that overtook it
-		// would be undone by it.
+		// After an ask that is in flight comes another. One that overtook it would be undone
+		// by it.
 		if w.underWay == 0 {
 			w.hastenLocked(due)
 		}
@@ -309,16 +307,16 @@ func (s *subscription) deliver(message string) {
 	}
 }
 
-// processID tells the waiters of this process from those of others, waiterIDs from each other.
+// processID distinguishes the waiters of this process from those of others, waiterIDs from each other.
 var (
 	processID = randomToken() + "."
 	waiterIDs atomic.Uint64
 )
 
-// A ticket is what a handover brings back: whom it is for, and which of its asks the
-// server had seen by then. A message may be late: after a pause of this process the lock
-// that it is about may be gone, and the waiter be in the queue again. The key is the one
-// that this process knows the lock by; a client may have changed it on its way to the server.
+// A ticket comes back with a handover: it says whom the handover is for, and which of the waiter's
+// asks the server had seen by then. A message may be late: after a pause of this process, its lock
+// may be gone, and the waiter in the queue again. The key is the one by which this process knows
+// the lock; a client may change it on its way to the server.
 func (h handover) ticket() string {
 	unique := ":"
 	if h.unique {
@@ -367,7 +365,7 @@ func leaving(keys []string, value any, id string, unique bool, limit int32) call
 	return call{script: queueLeaveScript, keys: keys, args: args}
 }
 
-// passOn takes the call out of the queue that the handover is for, and that is not there any more.
+// passOn takes the call that the handover is for, and that is gone, out of the queue.
 func (h handover) passOn(s *server) {
 	s.undo(h.key, newUndo(leave, leaving(queueKeys(h.key), h.value, h.id, h.unique, h.limit), false))
 }

@@ -7,16 +7,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// maxUndos is how many of a kind a lane has at a time. When a server is away every call fails: the
-// first are those that may have reached it.
+// maxUndos is how many of a kind a lane has at a time. When a server is down every call fails: only
+// the first of them may have reached it.
 var maxUndos = [...]int{orphan: 256, leave: 4096}
 
 const (
-	// undoTimeout is for how long an undo is tried.
+	// undoTimeout is how long an undo is tried.
 	undoTimeout = 30 * time.Second
 	// undoGrace is how long a command may still be under way once Redis answers again.
 	undoGrace = 3 * time.Second
-	// undoWait is how long a first wait is, undoPatience how long one attempt may take.
+	// undoWait is the first wait between attempts, undoPatience how long one attempt may take.
 	undoWait     = 20 * time.Millisecond
 	undoPatience = time.Second
 )
@@ -33,7 +33,7 @@ type undo struct {
 	call   call
 	renew  func() call // makes the call of the next attempt; nil: it stays the same
 	of     undoKind
-	repeat bool          // though it was answered
+	repeat bool          // even after an answer
 	tried  chan struct{} // closed after the first attempt
 
 	// Guarded by the background's mutex.
@@ -42,7 +42,7 @@ type undo struct {
 	wait     time.Duration // before the next attempt
 }
 
-// An undoKind is what is undone.
+// An undoKind says what is undone.
 type undoKind int
 
 const (
@@ -71,8 +71,8 @@ func (s *server) undo(key string, u *undo) (tried <-chan struct{}) {
 	return u.startLocked(b.openLaneLocked(laneKey), maxUndos[u.of])
 }
 
-// startLocked starts the undo on a lane, with its background locked, unless that has so many of its
-// kind. The channel that it returns is closed after the first attempt.
+// startLocked starts the undo on a lane, with its background locked, unless the lane has too many of
+// its kind. It returns a channel that is closed after the first attempt.
 func (u *undo) startLocked(lane *lane, most int) (tried <-chan struct{}) {
 	if lane.undos[u.of] < most {
 		lane.undos[u.of]++
@@ -98,8 +98,8 @@ func (u *undo) begin() (call, bool) {
 	return u.call, true
 }
 
-// end looks at when the attempt was sent: one that leaves before the time is over may still be
-// overtaken by what it is to undo.
+// end checks when the attempt was sent: one sent too early may still be overtaken by what it should
+// undo.
 func (u *undo) end(call call, _ int64, err error) {
 	u.lane.mu.Lock()
 	defer u.lane.unlock()
@@ -134,10 +134,10 @@ func (u *undo) nextLocked(call, error) (due time.Duration, ok bool) {
 	return due, true
 }
 
-// refused reports whether Redis said no to a command, or there was none to ask, so that it
-// is sure to have changed nothing. The errors named here say only that the last of the attempts
-// that the Redis client made met a server that is not ready; an earlier one may
-// have succeeded, unseen, before the server failed.
+// refused reports whether Redis refused a command, or there was no server to ask, so that the
+// command certainly changed nothing. The errors named here say only that the last attempt of the
+// Redis client met a server that was not ready; an earlier one may have succeeded, unseen, before
+// the server failed.
 func refused(err error) bool {
 	return err == errNoClient || isOtherKind(err) || answered(err) &&
 		!redis.IsLoadingError(err) &&

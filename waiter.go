@@ -11,15 +11,15 @@ import (
 )
 
 const (
-	// askInterval is how often a waiter says that it is still there.
+	// askInterval is how often a waiter reports that it is still there.
 	askInterval = time.Second
-	// pollInterval is how often one asks that no message can reach.
+	// pollInterval is how often a waiter asks that no message can reach.
 	pollInterval = 50 * time.Millisecond
-	// askGap is between the asks of all waiters of a Redis client on average, at least.
+	// askGap is the least average time between the asks of all waiters of a Redis client.
 	askGap = time.Millisecond
-	// leastWait is between two asks of one waiter because of a TTL that ends.
+	// leastWait is the least time between two asks of one waiter because of a TTL that ends.
 	leastWait = 10 * time.Millisecond
-	// askPatience is how long a waiter goes on asking a server that does not answer.
+	// askPatience is how long a waiter keeps asking a server that does not answer.
 	askPatience = 10 * time.Second
 	// unheard is what a reply is less if nobody listens to the waiter's channel.
 	unheard = 1e15
@@ -29,9 +29,8 @@ const (
 
 // A waiter is a caller that wants a lock in its turn.
 //
-// Whatever Redis may have been told of a waiter in its absence is undone: a handover that
-// arrives when it is gone is answered by leaving the queue, which passes the lock on, and
-// so is an ask of it that turns out to have been under way.
+// What Redis does for a waiter that is gone is undone: leaving the queue, which passes the lock on,
+// answers a handover that arrives then, and an ask that turns out to have been in flight.
 type waiter struct {
 	task
 	lock   *singleClaim
@@ -45,7 +44,7 @@ type waiter struct {
 	subscription *subscription // nil if no message can come
 	state        waiterState
 	holderEnds   time.Duration // since epoch: when the TTL of the lock's holder will be over
-	failingSince time.Duration // since epoch: since when asks fail; 0: they do not
+	failingSince time.Duration // since epoch: when asks began to fail; 0: they do not
 	strayUntil   time.Duration // since epoch: an ask that has ended may come until then; 0: none may
 	retry        time.Duration // the last wait because of a failure
 }
@@ -82,7 +81,7 @@ func newWaiter(lock *singleClaim, ttl time.Duration, opt *Options) *waiter {
 	return w
 }
 
-// readReply returns the error that the reply to an ask stands for, or the one there was.
+// readReply returns err, or the error that the reply to an ask stands for.
 func (w *waiter) readReply(reply int64, err error) error {
 	if err == nil && reply == otherKindWaits {
 		return w.lock.otherKind()
@@ -90,7 +89,7 @@ func (w *waiter) readReply(reply int64, err error) error {
 	return err
 }
 
-// waitLocked takes in a reply that says to wait, with its background locked.
+// waitLocked handles a reply that says to wait, with its background locked.
 func (w *waiter) waitLocked(sent time.Duration, reply int64) {
 	if reply <= -unheard {
 		reply += unheard
@@ -113,7 +112,7 @@ func (w *waiter) listen() {
 	}
 }
 
-// enqueue has the waiter asked for from its lane.
+// enqueue makes the waiter's lane ask for it.
 func (w *waiter) enqueue() {
 	key := w.lock.server().laneKey(w.lock.Key(), false)
 	w.mu.Lock()
@@ -125,7 +124,7 @@ func (w *waiter) enqueue() {
 	w.becomeLocked(queued)
 	due := w.nextAskLocked()
 	if !listened && w.canBeToldLocked() {
-		due = atOnce // meanwhile the subscription was confirmed
+		due = atOnce // the subscription was confirmed meanwhile
 	}
 	w.startLocked(w.openLaneLocked(key), due)
 }
@@ -159,8 +158,8 @@ func (w *waiter) unsubscribeLocked() {
 	}
 }
 
-// giveUp ends the waiting. From now on each ask that ends is followed by a leave. The channel that it
-// returns is closed after the last of those that are under way; it is nil if none is.
+// giveUp ends the waiting. From now on a leave follows each ask that ends. It returns a channel that is
+// closed after the last ask in flight, or nil if there is none.
 func (w *waiter) giveUp() (idle <-chan struct{}) {
 	w.mu.Lock()
 	defer w.unlock()
@@ -261,22 +260,22 @@ func (w *waiter) end(call call, reply int64, err error) {
 	case w.state == queued:
 		w.answeredLocked(call.sent, reply, err)
 	case w.state == served:
-		// It may come after a release that is under way: then that is the time to look.
+		// It may arrive after a release that is in flight: then it is time to look.
 		// Not while the holder has the lock: there is no place to be had then, and nothing
 		// to be taken.
 		if w.lock.lease.remaining() <= 0 {
 			w.strayUntil = sinceEpoch() + undoGrace
 		}
 	default:
-		// It was under way when the waiting ended, and may have queued the waiter, or taken
+		// It was in flight when the waiting ended, and may have queued the waiter, or taken
 		// the lock, once more.
 		w.leaveLocked(w.lane)
 	}
 }
 
-// noteStrayLocked notes, with its background locked, that an ask may yet come into effect if it was
-// not answered, or late. That may be when the lock has been obtained by another, and released: it
-// would be taken for nobody.
+// noteStrayLocked notes, with its background locked, that an ask may yet take effect because it was not
+// answered, or answered late. If another caller has obtained and released the lock by then, the ask
+// would take it for nobody.
 func (w *waiter) noteStrayLocked(sent time.Duration, err error) {
 	now := sinceEpoch()
 	switch {
@@ -287,7 +286,7 @@ func (w *waiter) noteStrayLocked(sent time.Duration, err error) {
 	}
 }
 
-// answeredLocked takes in how an ask of a queued waiter ended, with its background locked.
+// answeredLocked handles the answer to an ask of a queued waiter, with its background locked.
 func (w *waiter) answeredLocked(sent time.Duration, reply int64, err error) {
 	now := sinceEpoch()
 	switch {
@@ -305,7 +304,7 @@ func (w *waiter) answeredLocked(sent time.Duration, reply int64, err error) {
 	}
 }
 
-// tell wakes the caller, unless there is news for it already.
+// tell wakes the caller, unless it has been woken already.
 func (w *waiter) tell(grant grant) {
 	select {
 	case w.grants <- grant:

@@ -111,7 +111,7 @@ func newRefresher(w *TickWatchdog, lock *Lock, ttl time.Duration) *refresher {
 
 // start begins the refreshing, unless the lock has ended already.
 func (t *refresher) start(context.Context) {
-	t.lock.ended() // a lock that cannot be refreshed has to end without anybody's asking
+	t.lock.ended() // a lock that cannot be refreshed must end even if nobody asks
 	wait := early(t.interval)
 	if left := t.lock.lease.remaining(); left < wait {
 		wait = left / 2 // obtained for a shorter time
@@ -134,7 +134,7 @@ func (t *refresher) start(context.Context) {
 	t.task.startLocked(b.openLaneLocked(key), t.sent+wait)
 }
 
-// remove ends the refreshing, or sees to it that it does not start.
+// remove ends the refreshing, or keeps it from starting.
 func (t *refresher) remove() {
 	w := t.watchdog
 	w.mu.Lock()
@@ -185,8 +185,8 @@ func (t *refresher) nextLocked(call call, err error) (due time.Duration, ok bool
 		t.sent, t.retry = call.sent, 0
 		return call.sent + early(t.interval), true
 	default:
-		// Soon, then less and less soon, but several times within a TTL; and not all
-		// locks of a server that is away at once.
+		// Soon, then after longer waits, but several times within a TTL; and not all locks of
+		// a server that is down at once.
 		t.retry = min(max(2*t.retry, t.ttl/50), t.ttl/10)
 		return sinceEpoch() + t.retry/2 + rand.N(t.retry), true
 	}
@@ -194,16 +194,16 @@ func (t *refresher) nextLocked(call call, err error) (due time.Duration, ok bool
 
 // A keeper keeps a lock alive by its watchdog.
 type keeper interface {
-	// start starts the refreshing. It outlives ctx, which was for the obtaining: the common one
-	// with a timeout must not end it.
+	// start starts the refreshing, which outlives ctx: that is for the obtaining, and often has a
+	// timeout.
 	start(ctx context.Context)
-	// stop stops it, for a release, and waits for what is under way. It does not outlast ctx.
+	// stop stops it for a release, and waits for what is in flight, but not longer than ctx.
 	stop(ctx context.Context)
 	// remove is for a lock that was lost.
 	remove()
 }
 
-// keepBy has a watchdog keep the lock alive, which may be nil. It comes before anything that may
+// keepBy makes a watchdog, which may be nil, keep the lock alive. It must be called before anything can
 // find the lock lost, which ends the refreshing.
 func (l *Lock) keepBy(watchdog Watchdog, ttl time.Duration) {
 	switch w := watchdog.(type) {
@@ -219,12 +219,11 @@ func (l *Lock) keepBy(watchdog Watchdog, ttl time.Duration) {
 
 // stop is the keeper's.
 //
-// Refreshing and releasing are safe in any order: both compare the value first, and
-// a key that was released does not have it any more. A refresh that comes before the
-// release is undone by it, one that comes after does nothing. Since the lease has
-// ended none begins any more; one that is under way is waited for, so that it is not
-// mistaken for a refusal, but not for long: its connection may be dead, and the
-// release may have another that is not.
+// Refreshing and releasing are safe in any order: both compare the value first, which a released
+// key no longer has. A release undoes a refresh that Redis runs before it, and a refresh that runs
+// after it does nothing. No refresh begins once the lease has ended. One in flight is waited for,
+// so that it is not mistaken for a refusal, but not for long: its connection may be dead while the
+// release has a good one.
 func (t *refresher) stop(ctx context.Context) {
 	t.remove()
 	ctx, cancel := context.WithTimeout(ctx, refreshGrace)
@@ -232,7 +231,7 @@ func (t *refresher) stop(ctx context.Context) {
 	t.lock.lease.awaitRefreshes(ctx)
 }
 
-// A customKeeper keeps a lock alive by a watchdog of the user's own.
+// A customKeeper keeps a lock alive by a custom watchdog.
 type customKeeper struct {
 	watchdog Watchdog
 	lock     *Lock
@@ -249,7 +248,7 @@ func (k *customKeeper) start(ctx context.Context) {
 	}()
 }
 
-// stop calls Stop, once, and waits for it. If ctx has a deadline half of the time is left for the
+// stop calls Stop, once, and waits for it. If ctx has a deadline, half of the time is left for the
 // release.
 func (k *customKeeper) stop(ctx context.Context) {
 	if deadline, ok := ctx.Deadline(); ok {
@@ -271,5 +270,5 @@ func (k *customKeeper) stop(ctx context.Context) {
 // remove has nothing to do: the context of the refreshing has ended with the lock.
 func (k *customKeeper) remove() {}
 
-// refreshGrace is how long a release waits for a refresh that is under way.
+// refreshGrace is how long a release waits for a refresh that is in flight.
 const refreshGrace = 250 * time.Millisecond

@@ -101,7 +101,7 @@ func TestAhead(t *testing.T) {
 	add(nameOurs, 100, 300, 200)
 	add(nameRedsync, 200.4, 150, 250)
 	columns := uncontendedColumns[:1]
-	assert.Equal(t, "No other library is ahead of redislock in anything.", ahead(found, job, columns), "as printed it is the same")
+	assert.Equal(t, "No other library is ahead of redislock here.", ahead(found, job, columns), "as printed it is the same")
 	assert.Equal(t, "**200** (100–300)", columns[0].cell(found, nameOurs, job))
 	assert.Equal(t, "1000", columns[0].cell(found, nameBare, job), "a yardstick")
 	add(nameRueidis, 201)

@@ -3,8 +3,11 @@
 package examples_test
 
 import (
+	"go/format"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -79,4 +82,69 @@ func TestReadme_examples(t *testing.T) {
 			assert.True(t, named[directory.Name()], "README.md does not mention the example %s", directory.Name())
 		}
 	}
+}
+
+// README's programs are formatted as Go is.
+func TestReadme_format(t *testing.T) {
+	programs := newcomer.Read(t, root).Programs()
+	require.Len(t, programs, 2)
+	for _, program := range programs {
+		formatted, err := format.Source([]byte(program))
+		require.NoError(t, err)
+		assert.Equal(t, string(formatted), program)
+	}
+}
+
+// README's replace lines name every module that users import, at the place where it is.
+func TestReadme_replace(t *testing.T) {
+	replaces := newcomer.Read(t, root).Blocks("gomod")
+	require.Len(t, replaces, 2)
+	for _, directory := range []string{"", "/gocron", "/otel", "/rlprome"} {
+		module := "github.com/bsm/redislock" + directory
+		goMod, err := os.ReadFile(filepath.Join(root, directory, "go.mod"))
+		require.NoError(t, err)
+		assert.Contains(t, string(goMod), "module "+module+"\n")
+		assert.Contains(t, replaces[0], "\t"+module+" => ../redislock"+directory+"\n")
+		assert.Contains(t, replaces[1], "\t"+module+" => example.com/fork/redislock"+directory+" v1.2.3\n")
+	}
+	assert.Equal(t, strings.Count(replaces[0], "=>"), strings.Count(replaces[1], "=>"))
+}
+
+// What the documents link to within this tree is there: the file, and the heading.
+func TestLinks(t *testing.T) {
+	headings := func(file string) (anchors []string) {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+			anchor := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+			anchors = append(anchors, strings.ReplaceAll(anchor, " ", "-"))
+		}
+		return anchors
+	}
+	links := 0
+	require.NoError(t, filepath.WalkDir(root, func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(file) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, link := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(string(text), -1) {
+			path, anchor, _ := strings.Cut(link[1], "#")
+			if strings.Contains(path, "://") {
+				continue
+			}
+			links++
+			target := file
+			if path != "" {
+				target = filepath.Join(filepath.Dir(file), path)
+			}
+			_, err := os.Stat(target)
+			assert.NoError(t, err, "%s: %s", file, link[1])
+			if anchor != "" {
+				assert.Contains(t, headings(target), anchor, "%s: %s", file, link[1])
+			}
+		}
+		return nil
+	}))
+	assert.Greater(t, links, 50)
 }

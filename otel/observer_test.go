@@ -334,7 +334,7 @@ func TestObserver_lost(t *testing.T) {
 				func() error { return rdb.Del(t.Context(), "gone").Err() }, "lost", "gone or somebody else's"},
 			{"not refreshed", 300 * time.Millisecond, nil, func() error { return nil }, "lost", "not refreshed since"},
 			{"held for its longest", ttl, &redislock.Options{HoldAtMost: 300 * time.Millisecond},
-				func() error { return nil }, "overdue", "held for its longest, 300ms"},
+				func() error { return nil }, "overdue", "held for as long as HoldAtMost allows, 300ms"},
 		} {
 			t.Run(test.name, func(t *testing.T) {
 				observer, spans, reader := record(t, redislockotel.Options{})

@@ -310,6 +310,7 @@ func (c *simCall) stays() {
 	defer s.mu.Unlock()
 	s.keptUntil[c.turn.Key] = s.start.Add(c.turn.Obtain.To + c.atLeast)
 }
+
 // finish moves a call that is over to the history.
 func (s *simulation) finish(c *simCall) {
 	if c.over {

@@ -87,7 +87,7 @@ func (s *story) obtain(ctx context.Context) error {
 		return fmt.Errorf("the lock was not refused: %v", err)
 	}
 	s.tell("Ben is refused: %q.", err)
-	work := func(context.Context) error { return errors.New("Cleo worked without the lock") }
+	work := func(context.Context) error { return errors.New("worked without the lock") }
 	if ran, err := s.locks.ifFree(ctx, s.key, work); ran || err != nil {
 		return fmt.Errorf("the lock was not refused: %v", err)
 	}
