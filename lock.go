@@ -135,8 +135,8 @@ func (l *Lock) Metadata() string {
 
 // FenceToken returns the lock's fencing token: a number, from 1, that grows with each
 // acquisition, so that a resource can distinguish a holder from earlier ones. Obtaining a lock
-// again by the token that holds it does not change the number. It is 0 for a lock without
-// [Options].FenceKey.
+// again by the token that holds it does not change the number, except with [Options].Shared or
+// Limit: there each obtaining has a new one. It is 0 for a lock without [Options].FenceKey.
 //
 // See https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html
 // for how to use it.

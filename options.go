@@ -46,7 +46,9 @@ type Options struct {
 	//     token has obtained since. The refreshes of a TickWatchdog never shorten a TTL.
 	//   - Obtaining again with a shorter TTL, or with other metadata, shortens or ends the lock
 	//     that was obtained before. Its ValidUntil and Done do not know of that.
-	//   - For one lock, either all calls with a token use FairQueue or none does.
+	//   - For one lock, either all calls with a token use FairQueue or none does, and all have the
+	//     same Shared and Limit. A token that holds a lock exclusively does not hold it as one of
+	//     several, and the other way round.
 	//
 	// Default (""): 22 random characters for each lock.
 	Token string
@@ -59,7 +61,9 @@ type Options struct {
 	FenceKey string
 
 	// Shared asks for a reader's lock: any number of shared holders may hold the lock at a time,
-	// or one exclusive holder. It does not work with several keys or on a quorum.
+	// or one exclusive holder. It does not work with several keys or on a quorum. Readers that
+	// come in without [FairQueue] may keep out those that wait to hold the lock exclusively for as
+	// long as there are any: use it for all callers.
 	// Default (false): an exclusive lock.
 	Shared bool
 
@@ -68,7 +72,8 @@ type Options struct {
 	// a quorum, or together with Shared. Limited and shared callers cannot use the same key.
 	//
 	// Each holder has a TTL of its own: the place of one that has died is free when its TTL has
-	// passed. With [FairQueue], callers of all kinds wait in one queue.
+	// passed. With [FairQueue], callers of all kinds wait in one queue. Obtaining with a custom Token
+	// takes time in proportion to the number of holders.
 	// Default (0), and 1: an exclusive lock.
 	Limit int
 

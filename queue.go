@@ -16,7 +16,7 @@ const leaveGrace = 250 * time.Millisecond
 // the context has no deadline, when the TTL has passed since the call ([Options].MaxWait).
 //
 // All callers that compete for a lock should use FairQueue. Mixing it with other strategies is safe,
-// but a caller without it may overtake the queue when the lock is free, and behind such a holder
+// but a caller without it may overtake the queue when there is room for it, and behind such a holder
 // the queue moves on only within about a second of its release or expiry.
 //
 // A waiter whose process has died is skipped. One that hangs costs the others its TTL, once; one that
@@ -28,9 +28,9 @@ const leaveGrace = 250 * time.Millisecond
 // 7.0), waiters ask every 50 ms instead, still in order.
 //
 // While somebody waits, there are two keys beside the lock's key K: {K}:redislock:queue and
-// {K}:redislock:waiters. A K with a hash tag is not wrapped in braces. On Redis Cluster and on a
-// Ring, a K with a closing brace must have a hash tag. An ACL must allow these keys, and the
-// channels redislock:* (on Cluster and Ring {K}:redislock:*).
+// {K}:redislock:waiters. A K with a hash tag is not wrapped in braces, but followed by another colon.
+// On Redis Cluster and on a Ring, a K with a closing brace must have a hash tag. An ACL must allow
+// {K}:redislock:*, and the channels redislock:* (on Cluster and Ring {K}:redislock:*).
 //
 // FairQueue cannot keep the order in [Client.ObtainMulti] with several keys, or wrapped in
 // [LimitRetry]: it then tries again about every 50 ms.
