@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -248,17 +247,23 @@ func (q *quorum) holder(ctx context.Context, key string) (value string, _ error)
 	if count(answers, fine) < q.majority() {
 		return "", q.silence(ctx, answers)
 	}
-	var found []string
+	have := make(map[string]int)
+	most := 0 // nodes with the same value
 	for _, a := range answers {
 		if fine(a) {
-			found = append(found, *values[a.node].Load())
+			v := *values[a.node].Load()
+			have[v]++
+			if have[v] > most {
+				value, most = v, have[v]
+			}
 		}
 	}
-	slices.Sort(found)
-	// What more than half of all nodes have is in the middle of those that answered.
-	value = found[len(found)/2]
-	if n := len(slices.DeleteFunc(found, func(v string) bool { return v != value })); n < q.majority() {
+	switch silent := len(answers) - count(answers, fine); {
+	case most >= q.majority():
+		return value, nil
+	case most+silent >= q.majority():
+		return "", q.silence(ctx, answers) // which may make up the majority
+	default:
 		return "", nil
 	}
-	return value, nil
 }
