@@ -37,12 +37,12 @@ type Election struct {
 	leading *Lock // nil: it does not
 }
 
-// NewElection returns a candidate for the leadership that the lock of the given key stands for. If
-// the leader dies, another candidate takes over within ttl. Unless opt says otherwise, candidates
-// wait in order and the leadership is renewed: the default RetryStrategy is [FairQueue], and the
-// default Watchdog a [TickWatchdog] that refreshes every third of ttl. opt.Metadata says who the
-// candidate is ([Election.Leader]). HoldAtMost limits a term; HoldAtLeast is the least time between
-// the beginnings of two terms.
+// NewElection returns a candidate. Whichever candidate holds the lock of the given key leads. If the
+// leader dies, another candidate takes over within ttl. Unless opt says otherwise, candidates wait in
+// order and the leadership is renewed: the default RetryStrategy is [FairQueue], and the default
+// Watchdog a [TickWatchdog] that refreshes every third of ttl. opt.Metadata says who the candidate is
+// ([Election.Leader]). HoldAtMost limits a term; HoldAtLeast is the least time between the beginnings
+// of two terms.
 //
 // opt is copied, and may be nil. Run and Leader return an error if an argument is invalid.
 func NewElection(client *Client, key string, ttl time.Duration, opt *Options) *Election {

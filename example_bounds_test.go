@@ -10,8 +10,8 @@ import (
 	"github.com/bsm/redislock"
 )
 
-// A job that every machine starts by the clock runs once an interval, however short it is and
-// however far the machines' clocks are apart.
+// A job that every machine starts by the clock runs once per interval, however short it is, even if
+// the machines' clocks differ.
 func Example_onceAnInterval() {
 	client, closeClient := connect()
 	defer closeClient()

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Info is what [Inspect] returns. The zero Info means that nobody holds the key and nobody waits for
-// it.
+// Info is what [Inspect] returns. The zero Info means that nobody holds the lock and nobody is in
+// its queue.
 type Info struct {
 	// Holders are the holders of the lock: one, or several if the lock is shared or limited. Those
 	// whose time ends first come first.
@@ -25,10 +25,10 @@ type Info struct {
 type Holder struct {
 	Value  string        // token and metadata, concatenated
 	TTL    time.Duration // what is left, in whole milliseconds; negative if the key has no TTL
-	Shared bool          // with Options.Shared
+	Shared bool          // obtained with Options.Shared
 
-	// Released is whether the holder has already released the lock, which nobody can obtain until
-	// its Options.HoldAtLeast has passed.
+	// Released is whether the holder has already released the lock. Its place stays taken, for TTL,
+	// until Options.HoldAtLeast has passed; [Client.ReleaseByToken] does not free it.
 	Released bool
 }
 
@@ -38,12 +38,12 @@ type Waiter struct {
 	Since time.Time // by the server's clock
 }
 
-// Inspect returns who holds the lock of a key and who waits for it. It runs one script, which changes
-// nothing. The lock may be of any kind, including one that another library holds by the same
+// Inspect returns who holds the lock of a key and who is waiting for it. It runs one script, which
+// changes nothing. The lock may be of any kind, including one that another library holds by the same
 // algorithm.
 //
-// The answer is old when it arrives: it is for people and dashboards, not for deciding what may be
-// done. Whoever wants the lock has to obtain it.
+// The answer may be out of date when it arrives: it is for people and dashboards, not for deciding
+// what may be done. Whoever wants the lock has to obtain it.
 //
 // It returns the error of the Redis client, or a clear error if there is no client or key is empty.
 func Inspect(ctx context.Context, client RedisClient, key string) (Info, error) {

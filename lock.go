@@ -267,7 +267,7 @@ const releaseTimeout = time.Second
 //
 //	defer lock.Release(ctx)
 //
-// works even where ctx has been cancelled. Otherwise it returns when ctx ends, even if the Redis
+// works even where ctx has been canceled. Otherwise it returns when ctx ends, even if the Redis
 // client is still waiting for its reply.
 //
 // If the lock was obtained with [Options].HoldAtLeast, its keys stay until that time has passed.

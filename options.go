@@ -47,8 +47,9 @@ type Options struct {
 	//   - Obtaining again with a shorter TTL, or with other metadata, shortens or ends the lock
 	//     that was obtained before. Its ValidUntil and Done do not know of that.
 	//   - For one lock, either all calls with a token use FairQueue or none does, and all have the
-	//     same Shared and Limit. A token that holds a lock exclusively does not hold it as one of
-	//     several, and the other way round.
+	//     same Shared and Limit. Obtaining with another Limit replaces the place that the token
+	//     has, and its earlier Lock is lost. A token that holds a lock exclusively does not hold
+	//     it as one of several, and the other way round.
 	//
 	// Default (""): 22 random characters for each lock.
 	Token string
@@ -61,26 +62,27 @@ type Options struct {
 	FenceKey string
 
 	// Shared asks for a reader's lock: any number of shared holders may hold the lock at a time,
-	// or one exclusive holder. It does not work with several keys or on a quorum. Readers that
-	// come in without [FairQueue] may keep out those that wait to hold the lock exclusively for as
-	// long as there are any: use it for all callers.
+	// or one exclusive holder. It does not work with several keys or on a quorum. Readers without
+	// [FairQueue] are let in beside other readers whoever is waiting, and can starve a writer: use
+	// FairQueue for all callers.
 	// Default (false): an exclusive lock.
 	Shared bool
 
 	// Limit asks for a place in a semaphore: the lock is obtained if fewer than Limit holders
-	// hold it already. Each caller goes by its own limit. It does not work with several keys, on
-	// a quorum, or together with Shared. Limited and shared callers cannot use the same key.
+	// hold it already. Each caller's own limit counts for that caller, so all should use the same.
+	// It does not work with several keys, on a quorum, or together with Shared. Obtaining is an
+	// error while the lock has shared holders.
 	//
-	// Each holder has a TTL of its own: the place of one that has died is free when its TTL has
-	// passed. With [FairQueue], callers of all kinds wait in one queue. Obtaining with a custom Token
+	// Each holder has a TTL of its own: the place of a holder that has died is free when its TTL
+	// has passed. With [FairQueue], callers of all kinds wait in one queue. Obtaining with a custom Token
 	// takes time in proportion to the number of holders.
 	// Default (0), and 1: an exclusive lock.
 	Limit int
 
 	// MinReplicas is how many replicas must confirm a write (by Redis' WAIT) before the lock
-	// counts as obtained, or as refreshed. Those replicas then have it should one of them become
-	// the master. Sentinel or Cluster is certain to promote one of them only if all replicas
-	// have confirmed.
+	// counts as obtained, or as refreshed. If one of these replicas becomes the master, it has the
+	// lock. Sentinel or Cluster is certain to promote one of them only if all replicas have
+	// confirmed.
 	//
 	// If fewer confirm within a second, half of the TTL, or the context, Obtain returns an error
 	// that says how many did, and the key is released unless Token is a custom one. The Redis
@@ -99,9 +101,9 @@ type Options struct {
 
 	// HoldAtLeast is how long nobody else gets the lock after it was obtained, even if it is
 	// released earlier. The key then stays, with what is left of that time as its TTL, and with
-	// a value by which no token holds it. A job that many machines start thus runs once an
-	// interval, however short it is and however far their clocks are apart. The time is counted
-	// in milliseconds, rounded up, from when the lock was obtained.
+	// a value that matches no token. A job that many machines start thus runs once per interval,
+	// however soon it ends, if their clocks are less than this time apart. The time is counted in
+	// milliseconds, rounded up, from when the lock was obtained.
 	//
 	// It affects only Release, which otherwise works as usual: the lock is given back, and
 	// whoever waits for it gets it when the time is over. A waiter in a [FairQueue] may learn
@@ -115,10 +117,10 @@ type Options struct {
 	HoldAtLeast time.Duration
 
 	// HoldAtMost is the longest that the lock is held, even if it is refreshed: a stuck holder
-	// does not keep it forever, although its process and its Watchdog live. Every TTL is cut to
+	// does not keep it forever while its process and its Watchdog live. Every TTL is cut to
 	// what is left of that time, including the one that the lock is obtained with. After that
 	// no refresh succeeds, by the watchdog or by the holder, and the lock is lost: the cause of
-	// its context says that it was held for as long as allowed, and how long that is.
+	// its context says that HoldAtMost was the reason, and how long it is.
 	//
 	// The time is counted in whole milliseconds, at least one, from just before the command that
 	// obtained the lock. [Lock.Done] closes at [Lock.ValidUntil], which is earlier by one percent

@@ -16,9 +16,10 @@
 // If the lock is held, [RetryStrategy] says how to wait for it; [FairQueue] serves callers
 // first come, first served. A [Watchdog] keeps a lock alive for longer than its TTL;
 // [Options].HoldAtMost limits that, and HoldAtLeast keeps others away for a while after a
-// release. [Lock.Done] and [Lock.Context] tell the holder when the lock is gone. [Client.Do]
-// runs a function with such a context, and an [Election] runs one in one of many processes.
-// [GetStats] returns counters; an [Observer] is told of each operation.
+// release. [Options].Shared and Limit admit several holders. [Lock.Done] and [Lock.Context]
+// tell the holder when the lock is gone. [Client.Do] runs a function with such a context, and
+// an [Election] does so in one of many processes at a time. [GetStats] returns counters; an
+// [Observer] is told of each operation.
 //
 // The algorithm is the one that Redis documents for a single instance
 // (https://redis.io/docs/latest/develop/clients/patterns/distributed-locks/):
@@ -26,7 +27,8 @@
 //
 // # What a lock guarantees, and what it does not
 //
-// At any moment at most one token holds a key, as long as the Redis server keeps its data.
+// At any moment at most one token holds a key (several with [Options].Shared or Limit), as long
+// as the Redis server keeps its data.
 // A replica that takes over after a failure may not have the key yet. [Options].MinReplicas,
 // which waits for the replicas, and [NewQuorum], which needs a majority of independent
 // servers, protect against that.
@@ -37,6 +39,7 @@
 // lock is certain, but the process may be paused right after checking it. While a Linux
 // machine is suspended, the clock that both rely on stands still: such a lock ends with the
 // next refresh, or with the rest of its TTL.
+//
 // Where a stale holder must do no harm, let the resource that the lock protects reject it:
 // pass [Lock.FenceToken] along, and refuse it if a greater one has been seen.
 package redislock
@@ -134,7 +137,7 @@ func ObtainMulti(ctx context.Context, client RedisClient, keys []string, ttl tim
 // opt.RetryStrategy says; nil options mean once. The lock is held for ttl unless it is
 // refreshed or released. ttl is counted in whole milliseconds and must be at least one.
 //
-// ctx bounds the obtaining, not the holding: a lock and its watchdog outlive it. If ctx has no
+// ctx bounds this call, not the lock: a lock and its watchdog outlive it. If ctx has no
 // deadline, waiting ends when ttl has passed since the call, so that an endless strategy ends;
 // opt.MaxWait changes that. If ctx is already over, nothing is sent, and its error is returned.
 //

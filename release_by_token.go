@@ -8,12 +8,13 @@ import (
 
 // ReleaseByToken releases the lock of a key that is held by the given token, in this process or in
 // another: an exclusive lock, or a holder's place in a shared or limited one. Waiters of a
-// [FairQueue] are served as by [Lock.Release]. The holder learns of the release by its next refresh,
-// or when its TTL has passed; until then its [Lock.Done] stays open. Use it for locks whose holder
-// is known to be gone, or hands its work over.
+// [FairQueue] are served as by [Lock.Release], but at once: [Options].HoldAtLeast does not apply. The
+// holder learns of the release at its next refresh, or when its TTL has passed; until then its
+// [Lock.Done] stays open. Use it for locks whose holder is known to be gone, or hands its work over.
 //
 // The token is that of [Lock.Token]. It is compared with the beginning of the lock's value, because
-// Redis does not know where a token ends: a prefix of the token matches as well.
+// Redis does not know where a token ends: a prefix of the token matches as well, and so does a whole
+// [Holder].Value. If several holders match, one of them loses its place.
 //
 // It returns ErrLockNotHeld if the token does not hold the lock, the error of the Redis client or of
 // ctx if Redis did not answer, and a clear error if key or token is empty. It is counted and

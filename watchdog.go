@@ -11,9 +11,10 @@ import (
 
 // Watchdog keeps a lock alive while its holder works. A custom implementation is started in a
 // goroutine once the lock is obtained, with a context that keeps the values of Obtain's context and
-// ends with the lock. Release stops it before the key is deleted. If Stop takes longer than half of
-// the time that Release's context leaves, or than the context lives, the key is deleted before
-// Stop has returned; Lock.Refresh refuses to run by then.
+// ends with the lock. Release calls Stop before it deletes the key, and waits for it: for at most half
+// of the time that is left until the deadline of Release's context, or without a deadline until that
+// context is canceled. Then the key is deleted although Stop has not returned; Lock.Refresh refuses
+// to run by then.
 type Watchdog interface {
 	// Start refreshes lock with ttl. It blocks until the lock or ctx ends, or Stop
 	// is called.

@@ -15,25 +15,25 @@ var ErrNotLeader = errors.New("rlgocron: this process does not lead")
 var errClosed = fmt.Errorf("%w: its elector is closed", ErrNotLeader)
 
 // An Elector is for [gocron.WithDistributedElector]: of all processes that have an Elector with the same
-// key, the scheduler of one runs all jobs. It is safe for concurrent use.
+// key, only one runs the jobs. It is safe for concurrent use.
 type Elector struct {
 	election *redislock.Election
 	cancel   context.CancelFunc
-	ended    chan struct{} // closed when it is no candidate any more
-	err      error         // why; read it after that
+	ended    chan struct{} // closed when it is no longer a candidate
+	err      error         // why; to be read only after that
 }
 
-// NewElector returns an Elector that is a candidate from now on, until it is closed: close it once the
-// scheduler has been shut down and its jobs have ended, since another process leads from then on.
+// NewElector returns an Elector that is a candidate from now on, until it is closed. Close it only once
+// the scheduler has been shut down and its jobs have ended, because then another process leads.
 //
-// key is that of the election's lock. Another process takes over within ttl from one that has died.
-// opt may be nil, and is copied; by default it has a Watchdog that refreshes after a third of ttl, and
-// Metadata say who the candidate is. RetryStrategy and MaxWait do not matter: candidates wait in order,
-// for as long as it takes. Token and Shared are an error, because by them all processes would lead.
+// key is that of the election's lock. If the leader dies, another process takes over within ttl. opt may
+// be nil, and is copied; the default Watchdog refreshes every third of ttl, and Metadata says who the
+// candidate is. RetryStrategy and MaxWait are ignored: candidates wait in order, for as long as it
+// takes. Token and Shared are errors, because with them every process would lead.
 //
-// A change of the leader may fall between the times at which two schedulers start a job, because their
-// clocks differ: then both run it, or neither. A job that must run once each time needs [NewLocker]. A
-// job that is running when its process loses the leadership goes on.
+// Schedulers' clocks differ. If the leader changes between the times at which two of them start a job,
+// both run it, or neither does. A job that must run once each time needs [NewLocker]. A job that is
+// running when its process loses the leadership goes on.
 func NewElector(client *redislock.Client, key string, ttl time.Duration, opt *redislock.Options) (*Elector, error) {
 	o := withDefaults(opt)
 	o.RetryStrategy, o.MaxWait = redislock.FairQueue(), 0
@@ -56,15 +56,15 @@ func NewElector(client *redislock.Client, key string, ttl time.Duration, opt *re
 	return e, nil
 }
 
-// lead is what a leader does: it stays one. The work is the scheduler's.
+// lead keeps the leadership until ctx ends. The scheduler does the work.
 func lead(ctx context.Context) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// IsLeader implements [gocron.Elector]. It returns nil while this process leads for sure, without asking
-// Redis; else an error that is [ErrNotLeader] to errors.Is, and says why if this process is no candidate
-// any more.
+// IsLeader implements [gocron.Elector]. It returns nil while this process is certain to lead; it does not
+// ask Redis. Otherwise it returns an error in which errors.Is finds [ErrNotLeader], and which says why if
+// this process is no longer a candidate.
 func (e *Elector) IsLeader(context.Context) error {
 	select {
 	case <-e.ended:
@@ -80,9 +80,9 @@ func (e *Elector) IsLeader(context.Context) error {
 	return fmt.Errorf("%w, nor is it a candidate: %w", ErrNotLeader, e.err)
 }
 
-// Close ends the candidacy, and the leadership if it has that, and waits until that is done: at most
-// about a second, if Redis does not answer. It returns the error that has ended the candidacy before, if
-// one has. To close twice does no harm.
+// Close ends the candidacy, gives up the leadership if this process has it, and waits until that is done:
+// for about a second at most, if Redis does not answer. If the candidacy had already ended, Close returns
+// the error that ended it. Closing twice does no harm.
 func (e *Elector) Close() error {
 	e.cancel()
 	<-e.ended

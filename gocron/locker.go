@@ -1,6 +1,6 @@
-// Package rlgocron has the schedulers of gocron (github.com/go-co-op/gocron/v2) that run in several
-// processes share out their jobs by locks on Redis: by a lock for each run of a job ([NewLocker]), or
-// by electing the one process that runs them all ([NewElector]).
+// Package rlgocron lets schedulers of gocron (github.com/go-co-op/gocron/v2) in several processes share
+// their jobs through locks on Redis: with a lock for each run of a job ([NewLocker]), or by electing the
+// one process that runs them all ([NewElector]).
 package rlgocron
 
 import (
@@ -15,37 +15,37 @@ import (
 	"github.com/bsm/redislock"
 )
 
-// DefaultHoldAtLeast is for how long [NewLocker] keeps a lock at least, unless it is told otherwise.
+// DefaultHoldAtLeast is the HoldAtLeast of [NewLocker] unless its options set one.
 const DefaultHoldAtLeast = time.Second
 
 // NewLocker returns a locker for [gocron.WithDistributedLocker] or [gocron.WithDistributedJobLocker]:
-// of all schedulers that have a job of the same name, one runs it each time that it is due. The others
-// skip it at once and without waiting, since whoever waits runs the job once more.
+// of all schedulers that have a job of the same name, one runs it each time it is due. The others skip
+// it at once, without waiting: a scheduler that waited for the lock would run the job again.
 //
-// The lock's key is the name of the job. Give jobs one by [gocron.WithName]: by default it is that of
+// The lock's key is the name of the job. Name jobs with [gocron.WithName]: the default is the name of
 // the function, which may change with the next version of the program.
 //
-// A lock is refreshed for as long as its job runs. If the process dies, the job is due again when ttl
-// has passed; something like 10 seconds is good for most. A job that must not go on after its lock is
-// lost should take a lock of its own, by [redislock.Client.Do]: gocron has no way to tell it.
+// A lock is refreshed for as long as its job runs. If the process dies, the lock is free again when ttl
+// has passed; about 10 seconds suits most jobs. A job that must not go on after its lock is lost should
+// take a lock of its own with [redislock.Client.Do]: gocron has no way to tell it.
 //
-// opt may be nil, and is copied. These are not as usual:
+// opt may be nil, and is copied. Some options differ from those of Obtain:
 //
-//   - HoldAtLeast: for how long the lock is kept, however soon the job ends. The schedulers
-//     do not start a job at exactly the same time: their clocks differ, and a busy machine is late. One
-//     that is later than a short job has ended would find the lock free, and run the job again. So it
-//     has to be longer than they may be apart, and shorter than the time from one run to the next by
-//     as much: half of the interval of a job leaves most room both ways. The default is
-//     [DefaultHoldAtLeast], or HoldAtMost if that is shorter: enough for clocks that are
-//     kept by NTP, and for jobs that run every other second or less often. Jobs with very different
-//     intervals are better off with a locker each.
-//   - Watchdog: one that refreshes after a third of ttl by default.
-//   - Logger: is also told of locks that could not be released. gocron ignores what Unlock returns.
-//   - Token and Shared are an error, because by them all schedulers would run a job.
+//   - HoldAtLeast is how long the lock is kept, however soon the job ends. Schedulers do not start
+//     a job at exactly the same time: their clocks differ, and a busy machine is late. A scheduler
+//     that starts after a short job has ended would find the lock free, and run the job again. So
+//     HoldAtLeast has to be longer than the schedulers may be apart, and shorter than the time from
+//     one run to the next by as much: half of the interval of a job leaves the most room on both
+//     sides. The default is [DefaultHoldAtLeast], or HoldAtMost if that is shorter: enough for clocks
+//     that are set by NTP, and for jobs that run every two seconds or less often. Jobs with very
+//     different intervals should each have a locker of their own.
+//   - Watchdog is by default one that refreshes every third of ttl.
+//   - Logger also logs locks that could not be released, because gocron ignores what Unlock returns.
+//   - Token and Shared are errors: with them, every scheduler would run the job.
 //
-// What Lock returns is for the listener of [gocron.AfterLockError]: an error that names the job and is
-// [redislock.ErrNotObtained] to errors.Is if another scheduler runs it, else what has kept Redis from
-// answering. Then nobody may have run the job.
+// The error of Lock goes to the listener of [gocron.AfterLockError]. It names the job. If another
+// scheduler runs the job, errors.Is finds [redislock.ErrNotObtained] in it. Otherwise it says why Redis
+// did not grant the lock, and it may be that nobody runs the job.
 func NewLocker(client *redislock.Client, ttl time.Duration, opt *redislock.Options) (gocron.Locker, error) {
 	l := &locker{client: client, ttl: ttl, opt: withDefaults(opt)}
 	if err := check(client, ttl, &l.opt); err != nil {
@@ -75,7 +75,7 @@ func withDefaults(opt *redislock.Options) redislock.Options {
 	return o
 }
 
-// check finds out that no job could ever run, or every scheduler would run it.
+// check rejects arguments with which no job could ever run, or every scheduler would run it.
 func check(client *redislock.Client, ttl time.Duration, opt *redislock.Options) error {
 	switch {
 	case client == nil:

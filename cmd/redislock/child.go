@@ -12,18 +12,18 @@ import (
 	"time"
 )
 
-// stopPatience is how long a command at a terminal has to stop itself, after Ctrl-Z, in a way of its own.
+// stopPatience is how long a command on a terminal has, after Ctrl-Z, to stop in its own way.
 const stopPatience = 100 * time.Millisecond
 
 // A child is the command that runs under the lock.
 //
-// Where there is no terminal it has a process group of its own, so that all of its processes can be
-// ended when the lock is lost. At a terminal it stays in the group of this process, with
-// which the shell and the keys of the terminal deal as one.
+// Without a terminal it has a process group of its own, so that all of its processes can be ended when
+// the lock is lost. On a terminal it stays in the group of this process, which the shell and the
+// terminal's keys treat as one.
 type child struct {
 	command  *exec.Cmd
 	terminal *os.File      // nil: it has a group of its own
-	ended    chan struct{} // closed once it has
+	ended    chan struct{} // closed once it has ended
 }
 
 // lookUp finds a command's program.
@@ -35,7 +35,7 @@ func lookUp(name string) (path string, _ error) {
 	return path, nil
 }
 
-// cannotRun is a failure with the code that shells have for it.
+// cannotRun is a failure with the exit code that shells use for it.
 func cannotRun(err error) error {
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return &failure{exitNoCommand, err}
@@ -45,7 +45,7 @@ func cannotRun(err error) error {
 
 // startChild starts a command, without a shell in between. It has this process's standard files,
 // environment and directory. Call it from a goroutine that does not end before the process: where the
-// kernel kills the child of a process that dies, it goes by the thread that has started it.
+// kernel kills a child whose parent dies, the thread that started the child counts as its parent.
 func startChild(path string, args []string) (*child, error) {
 	runtime.LockOSThread()
 	c := &child{terminal: openTerminal(), ended: make(chan struct{})}
@@ -59,19 +59,19 @@ func startChild(path string, args []string) (*child, error) {
 		return nil, cannotRun(err)
 	}
 	go func() {
-		_ = c.command.Wait() // code tells
+		_ = c.command.Wait() // code reads the result
 		close(c.ended)
 	}()
 	return c, nil
 }
 
-// pass passes a signal on that this process has got.
+// pass passes on a signal that this process has received.
 func (c *child) pass(sig os.Signal) {
 	switch sig {
-	case syscall.SIGPIPE: // because of a line that this process has printed
+	case syscall.SIGPIPE: // from a line that this process has printed
 	case syscall.SIGINT, syscall.SIGQUIT:
-		// By a key of the terminal the child has got it as well. Many take a second one for a
-		// wish to end at once.
+		// The terminal has sent it to the child as well. Many commands take a second one as a
+		// request to end at once.
 		if !inForeground(c.terminal) {
 			c.signal(sig)
 		}
@@ -85,8 +85,8 @@ func (c *child) pass(sig os.Signal) {
 	}
 }
 
-// stopBoth stops the child and this process, as the shell that has started it expects of Ctrl-Z. The
-// child must not go on without this process, which refreshes the lock.
+// stopBoth stops the child and this process, as the shell that started it expects of Ctrl-Z. The child
+// must not go on without this process, which refreshes the lock.
 func (c *child) stopBoth() {
 	select {
 	case <-c.ended:
@@ -101,8 +101,8 @@ func (c *child) signal(sig os.Signal) {
 	_ = c.command.Process.Signal(sig) // fails if it has ended
 }
 
-// end sends a signal that is to end the child, and all of its processes if they can be told from
-// others. A process that is stopped has to go on for that.
+// end sends a signal that should end the child, and all of its processes if they can be told from
+// others. A process that is stopped has to continue to receive it.
 func (c *child) end(sig syscall.Signal) {
 	for _, sig := range []syscall.Signal{sig, syscall.SIGCONT} {
 		if c.terminal == nil {
@@ -113,7 +113,7 @@ func (c *child) end(sig syscall.Signal) {
 	}
 }
 
-// code is that of a child that has ended: its own, or what shells have for a signal.
+// code is the exit code of a child that has ended: its own, or the one that shells use for a signal.
 func (c *child) code() int {
 	status, ok := c.command.ProcessState.Sys().(syscall.WaitStatus)
 	if ok && status.Signaled() {

@@ -13,8 +13,8 @@ import (
 
 const urlEnv = "REDISLOCK_URL"
 
-// connect returns a client of the Redis that the flag names, else the environment. There is no
-// default: a command that is to run on one machine at a time must not take a lock on its own.
+// connect returns a client of the Redis that the flag names, or else the environment. There is no
+// default: a command that should run on one machine at a time must not take a lock on its own machine.
 func connect(fromFlag string) (redis.UniversalClient, error) {
 	if fromFlag != "" {
 		if hasPassword(fromFlag) {
@@ -29,7 +29,7 @@ func connect(fromFlag string) (redis.UniversalClient, error) {
 	return newClient(urlEnv, fromEnv)
 }
 
-// hasPassword reports whether a URL has one, or may have: one with an @ that is not a valid URL.
+// hasPassword reports whether a URL has a password, or may have: an invalid URL with an @ counts.
 func hasPassword(raw string) bool {
 	u, err := url.Parse(raw)
 	if err != nil {

@@ -7,20 +7,20 @@ import (
 	"time"
 )
 
-// A guard says when a child has to end, so that it has before its lock can be somebody else's.
+// A guard says when a child has to end, so that it is gone before its lock can be somebody else's.
 type guard struct {
 	grace  time.Duration // before the end of the lock it is asked to end
 	margin time.Duration // before the end of the lock it is killed
 
-	until time.Time // of the lock, when last it was held
+	until time.Time // ValidUntil of the lock, when it was last held
 	asked time.Time // zero: not yet
 }
 
-// goneGrace is the most that a child has to end whose lock is gone already.
+// goneGrace is the longest that a child has to end if its lock is gone already.
 const goneGrace = time.Second
 
-// newGuard returns the guard for a lock with that TTL, which is held for atMost at the longest if that
-// is not 0. A lock that is refreshed in time always has more than half of its TTL left.
+// newGuard returns the guard for a lock with the given TTL, which is held for at most atMost if that is
+// not 0. A lock that is refreshed in time always has more than half of its TTL left.
 func newGuard(ttl, atMost time.Duration) *guard {
 	if atMost > 0 {
 		ttl = min(ttl, atMost)
@@ -28,8 +28,8 @@ func newGuard(ttl, atMost time.Duration) *guard {
 	return &guard{grace: ttl / 3, margin: ttl / 10}
 }
 
-// look takes in until when the lock is held, or that it is gone. It returns the signal to send, if any,
-// and when to look again; after SIGKILL there is nothing left to do.
+// look is told until when the lock is held, or that it is gone. It returns the signal to send, if any,
+// and how long to wait before looking again; after SIGKILL there is nothing left to do.
 func (g *guard) look(now, validUntil time.Time, gone bool) (sig syscall.Signal, again time.Duration) {
 	if !gone {
 		g.until = validUntil

@@ -14,7 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// A holder is what a process that takes a lock says of itself in the lock's metadata.
+// A holder is what a process that takes a lock says about itself in the lock's metadata.
 type holder struct {
 	Host    string `json:"host"`
 	PID     int    `json:"pid"`
@@ -42,7 +42,7 @@ func newHolder(command []string) holder {
 }
 
 func (h holder) metadata() string {
-	text, _ := json.Marshal(h) // of such fields never fails
+	text, _ := json.Marshal(h) // never fails for such fields
 	return string(text)
 }
 
@@ -50,11 +50,11 @@ func (h holder) String() string {
 	return fmt.Sprintf("%s@%s pid %d: %s", h.User, h.Host, h.PID, h.Command)
 }
 
-// tokenLength is that of the tokens that the library generates.
+// tokenLength is the length of the tokens that the library generates.
 const tokenLength = 22
 
-// splitValue takes a lock's value apart. Where its token ends, nobody but the holder knows if that
-// has chosen one of its own: then the value as a whole is as good.
+// splitValue splits a lock's value into token and metadata. If the holder chose a token of its own, only
+// the holder knows where it ends: then the whole value serves as the token.
 func splitValue(value string) (token, metadata string) {
 	if len(value) < tokenLength || strings.IndexFunc(value[:tokenLength], isNotOfToken) >= 0 {
 		return value, ""
@@ -66,8 +66,7 @@ func isNotOfToken(r rune) bool {
 	return r >= utf8.RuneSelf || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '-' && r != '_'
 }
 
-// describe says whose a value is: a holder that this program has written, or whatever metadata
-// there are.
+// describe says whose a value is: the holder, if this program wrote it, or else whatever metadata there is.
 func describe(value string) string {
 	token, metadata := splitValue(value)
 	var h holder
@@ -80,7 +79,7 @@ func describe(value string) string {
 	return "token " + token
 }
 
-// printable escapes what could make a terminal do something.
+// printable escapes whatever could control a terminal.
 func printable(text string) string {
 	var b strings.Builder
 	for len(text) > 0 {

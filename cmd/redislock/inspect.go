@@ -39,7 +39,7 @@ func inspect(args []string) error {
 	return printTable(os.Stdout, keys, states, time.Now())
 }
 
-// printTable prints a line for each that holds one of the locks or waits for it.
+// printTable prints a line for each holder of a lock and each waiter.
 func printTable(out io.Writer, keys []string, states []state, now time.Time) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(key, what, length, token, who string) {
@@ -64,7 +64,7 @@ func printTable(out io.Writer, keys []string, states []state, now time.Time) err
 	return table.Flush()
 }
 
-// kind says how a holder holds.
+// kind says in what way a holder holds the lock.
 func (s state) kind(h entry) string {
 	switch {
 	case h.released:
@@ -94,7 +94,7 @@ type jsonState struct {
 
 type jsonEntry struct {
 	Token    string     `json:"token"`
-	Metadata any        `json:"metadata,omitempty"` // JSON if it is, else a string
+	Metadata any        `json:"metadata,omitempty"` // as it is if it is JSON, else a string
 	TTL      float64    `json:"ttl_seconds,omitempty"`
 	Shared   bool       `json:"shared,omitempty"`
 	Released bool       `json:"released,omitempty"`

@@ -1,7 +1,7 @@
 //go:build unix
 
-// Command redislock runs a command while it holds a distributed lock on Redis, and looks at such
-// locks. Its README says what it promises.
+// Command redislock runs a command while it holds a distributed lock on Redis, and inspects and
+// releases such locks. Its README says what it promises.
 package main
 
 import (
@@ -15,12 +15,12 @@ import (
 	"github.com/redis/go-redis/v9/logging"
 )
 
-// Exit codes. Those of run are the command's own, and 128+n if signal n ended it. These are for when
-// there is none. They are those of sysexits.h, so that few commands have them for anything else.
+// Exit codes. run exits with the command's own code, or with 128+n if signal n ended it. These are for
+// when there is none. They come from sysexits.h, so that few commands use them for anything else.
 const (
 	exitUsage       = 64
 	exitRedis       = 69 // Redis failed, or does not answer
-	exitNotHeld     = 74 // the lock was lost; or is not held by whom it was to be taken from
+	exitNotHeld     = 74 // the lock was lost; or the token given to release does not hold it
 	exitNotObtained = 75
 	exitCannotExec  = 126
 	exitNoCommand   = 127
@@ -31,10 +31,10 @@ const usage = `redislock runs a command under a lock on Redis, on one machine at
 
   redislock run [flags] KEY -- COMMAND ARG...  wait for the lock, run, release
   redislock inspect [-json] KEY...             who holds a lock, who waits
-  redislock watch KEY                          print that whenever it changes
+  redislock watch KEY                          print a line at each change
   redislock release KEY -token T | -force      release another process's lock
 
-The Redis is that of -redis URL or, if it has a password, of REDISLOCK_URL:
+Name the Redis with -redis URL or, if it has a password, in REDISLOCK_URL:
 redis://host:6379, rediss://... (TLS), unix:///path/of.sock, for Sentinel
 redis://host:26379?master_name=NAME, for Cluster redis://host:6379?cluster=true.
 
@@ -47,7 +47,7 @@ run exits with the code of the command; 75 if the lock was not obtained, 74 if
 it was lost. "redislock run -h" lists the flags.
 `
 
-// A failure is an error with the code that the process ends with.
+// A failure is an error with the process's exit code.
 type failure struct {
 	code int
 	err  error // nil: there is nothing to say
@@ -65,7 +65,7 @@ func fail(code int, format string, args ...any) error {
 }
 
 func main() {
-	logging.Disable() // go-redis would print what an error says as well
+	logging.Disable() // go-redis would print errors that are reported anyway
 	os.Exit(execute(os.Args[1:]))
 }
 
@@ -106,7 +106,7 @@ func report(err error) int {
 	return f.code
 }
 
-// say prints one line to standard error. What is in it may come from Redis, where others write.
+// say prints one line to standard error. Parts of it may come from Redis, where others write.
 func say(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	text = strings.ReplaceAll(text, "redislock: ", "")
@@ -114,7 +114,7 @@ func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, "redislock: %s\n", printable(text))
 }
 
-// flags returns the set of a subcommand, with the flag that all have.
+// flags returns the flag set of a subcommand, with the flag that all of them have.
 func flags(subcommand, synopsis string) (set *flag.FlagSet, redisURL *string) {
 	set = flag.NewFlagSet(subcommand, flag.ContinueOnError)
 	set.SetOutput(io.Discard) // errors are reported once, in one line
@@ -126,7 +126,7 @@ func flags(subcommand, synopsis string) (set *flag.FlagSet, redisURL *string) {
 	return set, redisURL
 }
 
-// parse parses flags that may stand before, between and after the other arguments, which it returns.
+// parse parses flags before, between and after the other arguments, and returns those others.
 func parse(set *flag.FlagSet, args []string) (others []string, _ error) {
 	for {
 		if err := set.Parse(args); err != nil {

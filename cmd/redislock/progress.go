@@ -13,19 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// progressInterval is how often the line for somebody who waits at a terminal is renewed.
+// progressInterval is how often the line on a terminal is updated while this process waits.
 const progressInterval = time.Second
 
-// clearLine goes to the beginning of a terminal's line and empties it.
+// clearLine moves to the beginning of a terminal's line and clears it.
 const clearLine = "\r\x1b[K"
 
-// showProgress shows at a terminal for whom and at which place this process waits, until stop is called.
+// showProgress shows on a terminal who holds the lock and this process's place in the queue, until stop
+// is called.
 func (r *runner) showProgress() (stop func()) {
 	if r.quiet || r.noWait || !inForeground(os.Stderr) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	var mu sync.Mutex // of the line, and of whether it may still be written
+	var mu sync.Mutex // guards the line, and whether it may still be written
 	stopped, shown := false, false
 	go func() {
 		ticker := time.NewTicker(progressInterval)
@@ -96,7 +97,7 @@ func holderOf(h entry) string {
 	return describe(h.value)
 }
 
-// fitted cuts a text to one line of the terminal: what does not fit would wrap, and stay.
+// fitted cuts a text to one line of the terminal: what does not fit would wrap, and not be cleared.
 func fitted(text string) string {
 	width := 80
 	if size, err := unix.IoctlGetWinsize(int(os.Stderr.Fd()), unix.TIOCGWINSZ); err == nil && size.Col > 0 {

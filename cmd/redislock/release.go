@@ -15,7 +15,7 @@ import (
 func release(args []string) error {
 	set, redisURL := flags("release", "[flags] KEY -token T | -force")
 	token := set.String("token", "", "the `token` that holds the lock, as inspect prints it")
-	force := set.Bool("force", false, "release it whoever holds it")
+	force := set.Bool("force", false, "release the lock whoever holds it")
 	key, err := parseKey(set, args)
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func release(args []string) error {
 	return releaseAll(client, key, tokens)
 }
 
-// holders returns the values that hold a lock. A value is a token that nobody else has too.
+// holders returns the values that hold a lock. A whole value works as a token, and only its holder has it.
 func holders(client redis.UniversalClient, key string) (values []string, _ error) {
 	s, err := look(context.Background(), client, key)
 	if err != nil {

@@ -21,9 +21,9 @@ const (
 	minTTL = time.Second
 	// releasePatience bounds the release: the command has ended, and the lock expires by itself.
 	releasePatience = 2 * time.Second
-	// tryPatience bounds a try of a call that is not to wait.
+	// tryPatience bounds the single try of -no-wait.
 	tryPatience = 10 * time.Second
-	// leavePatience bounds the waiting for a call that is to end, but whose Redis does not answer.
+	// leavePatience bounds how long a canceled call may take to end if Redis does not answer.
 	leavePatience = 3 * time.Second
 )
 
@@ -71,14 +71,14 @@ func parseRun(args []string) (*runner, error) {
 	r := &runner{}
 	set, redisURL := flags("run", "[flags] KEY -- COMMAND ARG...")
 	r.redisURL = redisURL
-	set.DurationVar(&r.wait, "wait", 0, "how `long` to wait for the lock; 0: for as long as it takes")
+	set.DurationVar(&r.wait, "wait", 0, "give up after waiting for this `duration`; 0: wait for as long as it takes")
 	set.BoolVar(&r.noWait, "no-wait", false, "do not wait for the lock")
-	set.BoolVar(&r.quiet, "quiet", false, "say nothing while waiting, nor if somebody else holds the lock")
-	set.DurationVar(&r.ttl, "ttl", 15*time.Second, "how `long` the lock outlives this process if that is killed")
-	set.IntVar(&r.limit, "limit", 0, "how `many` may hold the lock at a time; all have to say the same")
-	set.BoolVar(&r.shared, "shared", false, "hold the lock together with others that say this")
-	set.DurationVar(&r.atLeast, "at-least", 0, "how `long` to hold the lock at least, though the command may end before")
-	set.DurationVar(&r.atMost, "at-most", 0, "how `long` to hold the lock at most: then the command is ended")
+	set.BoolVar(&r.quiet, "quiet", false, "print nothing while waiting, nor if somebody else holds the lock")
+	set.DurationVar(&r.ttl, "ttl", 15*time.Second, "the `duration` after which the lock is free if this process is killed")
+	set.IntVar(&r.limit, "limit", 0, "let up to `n` hold the lock at a time; use the same limit everywhere")
+	set.BoolVar(&r.shared, "shared", false, "share the lock with others that use this flag")
+	set.DurationVar(&r.atLeast, "at-least", 0, "keep the lock for at least this `duration`, even if the command ends earlier")
+	set.DurationVar(&r.atMost, "at-most", 0, "end the command when it has held the lock for this `duration`")
 
 	before, command := args, []string(nil)
 	if i := slices.Index(args, "--"); i >= 0 {
@@ -181,7 +181,7 @@ func interruptedBy(sig os.Signal) error {
 	return &failure{code: exitSignal + int(number)}
 }
 
-// judge says what an end of obtaining means for this process.
+// judge turns the outcome of Obtain into a lock or a failure of this process.
 func (r *runner) judge(result obtained, interrupt error) (*redislock.Lock, error) {
 	switch {
 	case interrupt != nil:
@@ -215,7 +215,7 @@ func (r *runner) notObtained() error {
 func (r *runner) runUnder(lock *redislock.Lock) error {
 	select {
 	case sig := <-r.signals:
-		if endsWaiting(sig) { // it came before the command did
+		if endsWaiting(sig) { // it came before the command was started
 			r.giveBack(lock)
 			return interruptedBy(sig)
 		}
@@ -240,8 +240,8 @@ func (r *runner) runUnder(lock *redislock.Lock) error {
 	}
 }
 
-// watchOver passes signals on to the child until that has ended, and ends it if the lock does. If so
-// it returns why. It prints nothing: whoever reads that may be slow, and the lock does not wait.
+// watchOver passes signals on to the child until it has ended, and ends it if the lock ends; then it
+// returns why. It prints nothing: the reader of its output may be slow, and the lock does not wait.
 func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 	guard := newGuard(r.ttl, r.atMost)
 	gone := lock.Done()
@@ -252,7 +252,7 @@ func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 		select {
 		case <-c.ended:
 			if stopped != nil {
-				c.end(syscall.SIGKILL) // what it has left behind
+				c.end(syscall.SIGKILL) // processes that it has left behind
 			}
 			return stopped
 		case toPass = <-r.signals:
@@ -260,8 +260,8 @@ func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
 			gone = nil
 		case <-timer.C:
 		}
-		// First of all, since the lock may have been lost while this process was stopped: then SIGCONT
-		// must not let the child go on.
+		// This comes first, since the lock may have been lost while this process was stopped: then
+		// SIGCONT must not let the child go on.
 		sig, again := guard.look(time.Now(), lock.ValidUntil(), gone == nil)
 		if sig != 0 {
 			c.end(sig)
@@ -298,7 +298,7 @@ func (r *runner) giveBack(lock *redislock.Lock) {
 	}
 }
 
-// release gives the lock back. It returns why it was lost before, if it was.
+// release gives the lock back. If the lock had been lost before, it returns why.
 func (r *runner) release(lock *redislock.Lock) (lost error) {
 	ctx, cancel := context.WithTimeout(context.Background(), releasePatience)
 	defer cancel()

@@ -14,14 +14,14 @@ import (
 // lookPatience bounds one look at a lock.
 const lookPatience = 5 * time.Second
 
-// A state is what a lock was like at a time.
+// A state is the state of a lock at one moment.
 type state struct {
 	limit   int
 	holders []entry
 	waiters []entry // in order
 }
 
-// An entry is one that holds a lock, or waits for it.
+// An entry is a holder of a lock, or a waiter.
 type entry struct {
 	value    string
 	ttl      time.Duration // of a holder; negative if it has no end

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inForeground reports whether a file is the terminal that controls this process, and this process
-// is of the group in its foreground: the one that its keys send signals to.
+// inForeground reports whether a file is the controlling terminal of this process, and this process is
+// in its foreground group: the one to which its keys send signals.
 func inForeground(file *os.File) bool {
 	if file == nil {
 		return false
@@ -18,7 +18,7 @@ func inForeground(file *os.File) bool {
 	return err == nil && group == unix.Getpgrp()
 }
 
-// openTerminal opens the terminal that controls this process. It returns nil if there is none.
+// openTerminal opens the controlling terminal of this process. It returns nil if there is none.
 func openTerminal() *os.File {
 	file, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 
 func watch(args []string) error {
 	set, redisURL := flags("watch", "[flags] KEY")
-	interval := set.Duration("interval", 500*time.Millisecond, "how `often` to look; what comes and goes in between is not seen")
+	interval := set.Duration("interval", 500*time.Millisecond, "look at the lock once per `duration`; what comes and goes in between is missed")
 	key, err := parseKey(set, args)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ type watcher struct {
 	now   func() time.Time
 	begun bool
 	last  state
-	away  bool // Redis was, when last it was asked
+	away  bool // whether Redis failed to answer the last time
 }
 
 func (w *watcher) see(s state, err error) error {
