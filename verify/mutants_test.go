@@ -343,6 +343,7 @@ func TestMutants(t *testing.T) {
 	if !*withMutants {
 		t.Skip("takes minutes: give -mutants to run it")
 	}
+	built := buildLibrary(t)
 	for _, mutant := range mutants {
 		if mutant.tests == "" {
 			continue
@@ -350,9 +351,9 @@ func TestMutants(t *testing.T) {
 		t.Run(mutant.name, func(t *testing.T) {
 			t.Parallel()
 			if mutant.verify {
-				mutant.requireFound(t, "verify", mutant.tests, "-duration", "9s", "-pictures", t.TempDir())
+				mutant.requireFound(t, built, "verify", mutant.tests, "-duration", "9s", "-pictures", t.TempDir())
 			} else {
-				mutant.requireFound(t, ".", mutant.tests)
+				mutant.requireFound(t, built, ".", mutant.tests)
 			}
 		})
 	}
@@ -363,29 +364,58 @@ func TestMutants_simulated(t *testing.T) {
 	if !*withMutants {
 		t.Skip("takes many minutes: give -mutants to run it")
 	}
+	built := buildLibrary(t)
 	for _, mutant := range mutants {
 		if mutant.simulated {
 			t.Run(mutant.name, func(t *testing.T) {
 				t.Parallel()
-				mutant.requireFound(t, "verify", "Simulation", "-timeout", "1h", "-simulated", "24h", "-locks", mutant.locks, "-pictures", t.TempDir())
+				mutant.requireFound(t, built, "verify", "Simulation", "-test.timeout", "1h", "-simulated", "24h", "-locks", mutant.locks, "-pictures", t.TempDir())
 			})
 		}
 	}
 }
 
 // requireFound requires that tests of a module in a copy of the library fail with the mutant.
-func (m mutant) requireFound(t *testing.T, module, tests string, flags ...string) {
+func (m mutant) requireFound(t *testing.T, built library, module, tests string, flags ...string) {
 	root := t.TempDir()
 	copyLibrary(t, root)
 	m.apply(t, root)
-	// Without paths, so that what is not broken is built once for all copies.
-	command := exec.Command("go", "test", "-trimpath", "-vet=off", "-count=1", "-run", tests, ".")
+	binary := built[module]
+	if !strings.HasSuffix(m.file, ".lua") {
+		binary = build(t, root, module)
+	}
+	command := exec.Command(binary, append([]string{"-test.timeout", "10m", "-test.run", tests}, flags...)...)
 	command.Dir = filepath.Join(root, module)
-	command.Args = append(command.Args, flags...)
+	command.Env = append(os.Environ(), scriptsVariable+"="+filepath.Join(root, "lua")+string(filepath.Separator))
 	output, err := command.CombinedOutput()
 	assert.Error(t, err, "the mutant survived %s", tests)
 	assert.Regexp(t, "--- FAIL: |panic: runtime error", string(output), "it failed otherwise than by a test")
 	t.Logf("%s", regexp.MustCompile(`(?m)^.*(: ".*" at |panic: |times as fast).*$`).FindAllString(string(output), 3))
+}
+
+// A library is the tests of its modules, built, by their directories. It reads its scripts from the
+// directory that scriptsVariable names, so that it is built once for all mutants of scripts.
+type library map[string]string
+
+const scriptsVariable = "REDISLOCK_SCRIPTS"
+
+func buildLibrary(t *testing.T) library {
+	root := t.TempDir()
+	copyLibrary(t, root)
+	mutant{file: "scripts.go", old: `lua.ReadFile("lua/" + name`, new: `os.ReadFile(os.Getenv("` + scriptsVariable + `") + name`}.apply(t, root)
+	mutant{file: "scripts.go", old: "\t\"embed\"\n", new: "\t\"embed\"\n\t\"os\"\n"}.apply(t, root)
+	return library{".": build(t, root, "."), "verify": build(t, root, "verify")}
+}
+
+// build builds the tests of a module in a copy of the library.
+func build(t *testing.T, root, module string) (binary string) {
+	binary = filepath.Join(root, module, "mutant.test")
+	// Without paths, so that what is not broken is built once for all copies.
+	command := exec.Command("go", "test", "-c", "-trimpath", "-vet=off", "-ldflags=-s -w", "-o", binary, ".")
+	command.Dir = filepath.Join(root, module)
+	output, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	return binary
 }
 
 func (m mutant) apply(t *testing.T, root string) {
