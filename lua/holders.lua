@@ -1,12 +1,12 @@
--- What the scripts for locks with several holders have in common: each of them has this in front.
+-- What the scripts for locks with several holders share: this is prepended to each of them.
 --
 -- KEYS[1]  the lock's key. It is '' while the lock has such holders: no token is a prefix of that,
---          so that callers who want the lock for themselves are refused.
+--          so exclusive callers are refused.
 -- KEYS[2]  the holders, a sorted set: "limit value" -> until when, in microseconds of the
---          server's clock. The limit is the holder's own; 0 is that of a shared holder. What has
---          a negative score is no holder, but a mark of queue.lua.
+--          server's clock. The limit is the holder's own; a shared holder has 0. A member with
+--          a negative score is not a holder, but a mark of queue.lua.
 --
--- Both keys end with the last holder. Unless the first is '', the second means nothing.
+-- Both keys expire with the last holder. Unless the first is '', the second means nothing.
 
 local clock
 
@@ -19,7 +19,7 @@ local function now()
 	return clock
 end
 
--- Not in the notation that numbers of this size are converted to by default.
+-- Numbers of this size would become exponents by default.
 local function digits(number)
 	return string.format('%.0f', number)
 end
@@ -36,7 +36,7 @@ local function live()
 	return redis.call('zrangebyscore', KEYS[2], '(' .. digits(now()), '+inf', 'withscores')
 end
 
--- Holders and their ends, by their tokens, by the length of these: looked for once for each length,
+-- Holders and their ends by token, for each length of tokens. They are looked up once per length,
 -- since one script may let in thousands.
 local by_token = {}
 
@@ -51,8 +51,8 @@ local function look_up(length)
 	return by_token[length]
 end
 
--- The holder that has the token which the value begins with, and its end; nil if there is none. A
--- length below 0 is that of a token that no other value begins with: then the limit counts too.
+-- The holder whose token the value begins with, and its end; nil if there is none. A length below 0
+-- stands for a token that no other value begins with: then the holder must have this limit too.
 local function own(value, limit, length)
 	if length >= 0 then
 		return unpack(look_up(length)[string.sub(value, 1, length)] or {})
@@ -64,7 +64,7 @@ local function own(value, limit, length)
 	end
 end
 
--- How many hold the lock together, and whether these are shared holders.
+-- How many holders the lock has, and whether they are shared ones.
 local function count()
 	if redis.call('get', KEYS[1]) ~= '' then
 		return 0, false
@@ -74,12 +74,12 @@ local function count()
 	return redis.call('zcount', KEYS[2], from, '+inf'), first ~= nil and string.sub(first, 1, 2) == '0 '
 end
 
--- Makes the value a holder until then, in place of the one that has its token already. free is
--- whether nobody holds the lock, whatever its keys have. The caller has to settle afterwards.
+-- Makes the value a holder until ends, in place of before, the holder with its token, if any. free is
+-- whether nobody holds the lock, whatever its keys contain. The caller must call settle afterwards.
 local function hold(value, limit, before, ends, free)
 	local holder = limit .. ' ' .. value
 	if free then
-		-- Without memory left this fails, before anything is changed.
+		-- If the server is out of memory this fails, before anything is changed.
 		redis.call('set', KEYS[1], '', 'px', 1000)
 		redis.call('del', KEYS[2])
 		by_token = {}
@@ -96,12 +96,12 @@ local function hold(value, limit, before, ends, free)
 	end
 end
 
--- Forgets those who have expired.
+-- Removes the holders that have expired, and their marks.
 local function forget()
 	redis.call('zremrangebyscore', KEYS[2], digits(-now()), digits(now()))
 end
 
--- Has both keys end with the last of the holders.
+-- Makes both keys expire with the last of the holders.
 local function settle()
 	forget()
 	local last = tonumber(redis.call('zrevrange', KEYS[2], 0, 0, 'withscores')[2] or 0)

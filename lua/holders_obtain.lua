@@ -1,14 +1,14 @@
--- Takes a lock that may have several holders: if fewer than the caller's limit hold it, or if the
--- same token does already.
+-- Takes a lock that may have several holders, if it has fewer than the caller's limit, or if the same
+-- token is one of them already.
 --
 -- KEYS[1], KEYS[2]  those of holders.lua
 -- KEYS[3]           the fencing counter's key, if there is one
 -- ARGV              the three of token.lua
 -- ARGV[4]           the limit; 0 for a shared lock
 --
--- Reply: the fencing token, or 1 without a counter, if the token is a holder now. 0 if the lock is
--- taken, -1 if by the other kind of these holders: shared ones or limited ones. Then nothing was
--- changed.
+-- Reply: the fencing token, or 1 without a counter, if the token is a holder now. Otherwise nothing was
+-- changed: 0 if the lock is taken, -1 if it is taken by the other kind of several holders (shared or
+-- limited).
 
 local limit = tonumber(ARGV[4])
 
@@ -30,7 +30,7 @@ end
 local number = KEYS[3] and redis.call('incr', KEYS[3]) or 1
 local ends = now() + ttl * 1000
 if generated and before then
-	-- This may be late, and the holder have refreshed the lock for longer since.
+	-- This command may be late, and the holder may have refreshed the lock for longer since.
 	ends = math.max(ends, until_)
 end
 hold(value, ARGV[4], before, ends, not holder)

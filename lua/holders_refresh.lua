@@ -17,8 +17,7 @@ local ends = now() + ARGV[2] * 1000
 if ARGV[3] == '1' then
 	ends = math.max(ends, until_)
 end
--- The first write is one that needs no memory: the server does not refuse those after it for want of
--- memory any more.
+-- The first write needs no memory: after it, the server no longer refuses writes for lack of memory.
 forget()
 hold(ARGV[1], ARGV[4], before, ends, false)
 settle()

@@ -4,8 +4,7 @@
 -- ARGV[1]           the value: token and metadata
 -- ARGV[2]           the limit; 0 for a shared lock
 --
--- Reply: the TTL in milliseconds if the value is a holder, else 0; a last fraction of a millisecond
--- is 0 too.
+-- Reply: the TTL in milliseconds, rounded down, if the value is a holder; else 0.
 
 local holder, ends = own(ARGV[1], ARGV[2], -1)
 return holder and math.floor((ends - now()) / 1000) or 0

@@ -1,7 +1,7 @@
--- Tells who holds a lock, and who waits for it.
+-- Tells who holds a lock, and who is waiting for it.
 --
 -- KEYS[1]  the lock's key
--- KEYS     the others of queue.lua, where the lock can have them
+-- KEYS     the other keys of queue.lua, if the lock can have them
 --
 -- Reply: two lists. The holders: value, TTL left in milliseconds, limit (1 for an exclusive lock, 0
 -- for a shared one). The waiters in the queue, in order: value, since when in microseconds of the

@@ -1,9 +1,9 @@
--- Takes one lock: if its key is free, or if the same token holds it already.
+-- Takes one lock, if its key is free, or if the same token holds it already.
 --
 -- KEYS[1]  the lock's key
 -- ARGV     the three of token.lua
 --
--- Reply: 1 if the lock is held by the token now, 0 if by somebody else.
+-- Reply: 1 if the token holds the lock now, 0 if somebody else does.
 
 if redis.call('set', KEYS[1], value, 'nx', 'px', ttl) then
 	return 1

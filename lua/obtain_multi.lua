@@ -20,8 +20,8 @@ for i = 1, locks do
 	end
 end
 
--- The counter comes before the keys: should it be unusable, nothing has been
--- taken; should the keys fail, only a number is skipped.
+-- The counter comes before the keys: if it is unusable, nothing has been taken
+-- yet; if the keys fail, only a number is skipped.
 local number = 1
 if locks < #KEYS then
 	number = fence(KEYS[#KEYS], new)

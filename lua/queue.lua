@@ -1,40 +1,39 @@
--- What the scripts of the queue have in common: each of them has this in front, and holders.lua
--- before it.
+-- What the scripts of the queue share: holders.lua and then this are prepended to each of them.
 --
 -- KEYS[1], KEYS[2]  the lock's key, and that of its holders if there may be several
--- KEYS[3]  the queue, a sorted set: value of a waiter -> since when it waits, in
---          microseconds of the server's clock
+-- KEYS[3]  the queue, a sorted set: value of a waiter -> since when it has been waiting,
+--          in microseconds of the server's clock
 -- KEYS[4]  the waiters, a hash: value of a waiter -> "alive until, in microseconds of the server's
 --          clock; TTL in milliseconds; ticket; limit; length of the token, negative if it was
 --          generated; channel". The limit is 1 for an exclusive lock, 0 for a shared one. The
 --          field '' is "ticket value" of the waiter that the lock was handed to last, for as long
---          as it may not know yet.
+--          as that waiter may not know yet.
 --
--- A ticket names a call: its identifier, up to a colon, is unlike that of any other. Calls
+-- A ticket names a call: its identifier, up to a colon, is unique. Calls
 -- with the same custom token have the same value, and share one place in the queue.
 
--- How many listen to a channel, by this server. A channel's first letter tells sharded
--- ones from plain ones. An error, for want of a permission, is a table.
+-- How many subscribers to a channel this server has. A channel's first letter tells sharded
+-- channels from plain ones. An error, for lack of permission, is a table, not a number.
 local function listeners(channel)
 	local numsub = string.sub(channel, 1, 1) == 's' and 'shardnumsub' or 'numsub'
 	local counts = redis.pcall('pubsub', numsub, string.sub(channel, 2))
 	return counts[2] or counts
 end
 
--- Tells a waiter that it holds the lock now. An error, for want of a permission, must not
--- keep a holder from releasing: the waiter will ask again.
+-- Tells a waiter that it holds the lock now. An error, for lack of permission, must not keep a
+-- holder from releasing: the waiter will ask again.
 local function tell(value, ticket, channel)
 	local publish = string.sub(channel, 1, 1) == 's' and 'spublish' or 'publish'
 	redis.pcall(publish, string.sub(channel, 2), ticket .. ' ' .. value)
 end
 
--- What marks a holder by a custom token as let in by the queue, for the call of that identifier,
--- which may not know yet. It has the holder's score, but negative.
+-- The mark of a holder with a custom token that the queue has let in for the call with that
+-- identifier, which may not know yet. Its score is the holder's, negated.
 local function mark(id, value)
 	return id .. ' ' .. value
 end
 
--- All marks, by their values: looked for once.
+-- All marks, by the values that they name: looked up once.
 local marks
 
 -- Removes the marks of a value: its calls may know by now, or the place is gone.
@@ -53,8 +52,8 @@ local function unmark(value)
 	marks[value] = nil
 end
 
--- Takes a holder's place away, and the marks of how it came by it: a late leave of the call that was
--- let in must not take a place that the token obtains later.
+-- Takes away a holder's place and its marks: if the call that was let in leaves late, that must not
+-- take a place which the token has obtained since.
 local function drop(holder)
 	redis.call('zrem', KEYS[2], holder)
 	by_token = {}
@@ -62,13 +61,13 @@ local function drop(holder)
 	settle()
 end
 
--- Whether one more with that limit can join several holders. place is that of its token, if it has one:
--- it can be replaced.
+-- Whether a caller with that limit can join several holders. place is the one that its token has already,
+-- if any: it can be replaced.
 local function room(limit, holders, shared, place)
 	return holders > 0 and shared == (limit == '0') and (shared or place or holders < tonumber(limit))
 end
 
--- Makes a waiter one of several holders, in place of the one that has its token already.
+-- Makes a waiter one of several holders, in place of before, the holder with its token, if any.
 local function join(value, ttl, ticket, limit, length, before, free)
 	local ends = now() + ttl * 1000
 	hold(value, limit, before, ends, free)
@@ -80,18 +79,18 @@ local function join(value, ttl, ticket, limit, length, before, free)
 	end
 end
 
--- Lets in waiters, the first ones first, for as long as there is room for the next. free is whether
--- nobody holds the lock, whatever its key has. The waiter that is named as asking gets no message.
--- Returns whether the lock is free still, so that the caller has to delete it, and whether the one
--- who asks holds it.
+-- Lets in waiters in order, for as long as there is room for the next. free is whether nobody holds
+-- the lock, whatever its key contains. asking is the value of the waiter that runs this script, if any:
+-- it gets no message. Returns whether the lock is still free, so that the caller has to delete it, and
+-- whether the asking waiter holds it now.
 --
--- That nobody listens means that the waiter's process is gone, or is reconnecting: it is passed over
--- if there is room for it. If there is none, it holds up those behind it for as long as it is alive:
--- they must not overtake it because it reconnects. Nothing must be sent to it: a subscriber at a
--- replica would receive it uncounted, and believe it while the next has the lock.
+-- If nobody listens to a waiter's channel, its process is gone or is reconnecting. If there is room for
+-- it, it is passed over. If there is none, it holds up those behind it for as long as it is alive: they
+-- must not overtake it because it reconnects. Nothing may be sent to it: a subscriber on a replica is
+-- not counted here, but would receive the message and believe it while the next waiter has the lock.
 --
--- The first write is one that needs no memory: the server does not refuse those after it for
--- want of memory any more. Messages go out after the keys are set.
+-- The first write needs no memory: after it, the server no longer refuses writes for lack of memory.
+-- Messages go out after the keys are set.
 local function let_in(free, asking)
 	local holders, shared, entered, messages = 0, false, false, {}
 	if not free then
@@ -143,7 +142,7 @@ local function let_in(free, asking)
 	return free, entered
 end
 
--- Lets in whom there is room for. If nobody holds the lock then, nothing is left of it.
+-- Lets in the waiters for whom there is room. If nobody holds the lock then, its keys are deleted.
 local function move_on(free)
 	if let_in(free) then
 		redis.call('del', KEYS[1], KEYS[2], KEYS[4])

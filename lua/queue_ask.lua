@@ -3,27 +3,26 @@
 -- KEYS     the four of queue.lua; then the fencing counter's key, if there is one
 -- ARGV     the three of token.lua
 -- ARGV[4]  for how long the waiter is alive if it does not ask again, in milliseconds
--- ARGV[5]  for how long it has been waiting, in microseconds; 0 if it asks first
+-- ARGV[5]  for how long it has been waiting, in microseconds; 0 if it asks for the first time
 -- ARGV[6]  the ticket: what a message to the waiter begins with, without a space
--- ARGV[7]  the channel to tell the waiter by, after a letter: p, or s if it is a
---          sharded one; '' if there is none
+-- ARGV[7]  the waiter's channel, after a letter: s if the channel is sharded, else p; '' if
+--          there is none
 -- ARGV[8]  the limit, if the lock may have several holders; 0 for a shared lock
 --
--- Reply: the fencing token, or 1 without a counter, if the lock is held by the
--- token now. Else, negative or 0, for how many milliseconds there is no room unless a holder
--- releases, at most an hour, less 1e15 if nobody listens to the channel at this server; or -2e15
--- if the lock is held by the other kind of several holders: shared ones or limited ones. Then
--- nothing was changed.
+-- Reply: the fencing token, or 1 without a counter, if the token holds the lock now. Otherwise a number
+-- that is not positive: minus the milliseconds until there is room unless a holder releases before, at
+-- most an hour; less 1e15 if nobody listens to the channel on this server. Or -2e15, and nothing was
+-- changed, if the lock is held by the other kind of several holders (shared or limited).
 
 local waited, ticket, channel, limit = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8] or '1'
 local several = limit ~= '1'
 
 -- A waiter that asks for the first time waits for the reply, and so does one that
--- has no channel. Any other may have been served, or have gone, while this command
--- was under way: a message to nobody is noticed, a reply to nobody is not.
+-- has no channel. Any other waiter may have been served, or have left, while this
+-- command was under way: a message to nobody is noticed, a reply to nobody is not.
 local told_by_reply = waited == 0 or channel == ''
 
--- An unusable counter is found out before anything is taken.
+-- An unusable counter fails here, before anything is taken.
 if KEYS[5] then
 	redis.call('incrby', KEYS[5], 0)
 end
@@ -38,8 +37,8 @@ if not several and told_by_reply and redis.call('exists', KEYS[1], KEYS[3], KEYS
 end
 
 local key = redis.call('get', KEYS[1])
--- Handed over, and the message is under way or lost; or held before. If this is late, the holder
--- may have refreshed the lock for longer since.
+-- The lock was handed over, and the message is under way or lost; or the token held it before. If this
+-- command is late, the holder may have refreshed the lock for longer since.
 local late = waited > 0 or generated
 if key and key ~= '' and not several and mine(key) then
 	redis.call('zrem', KEYS[3], value)
@@ -76,13 +75,13 @@ end
 if several and told_by_reply and (free or room(limit, holders, shared)) and redis.call('exists', KEYS[3]) == 0 then
 	hold(value, limit, nil, now() + ttl * 1000, free)
 	if not generated and not free then
-		unmark(value) -- of a holder by this token that did not live as long as its mark
+		unmark(value) -- left by a holder with this token that has expired
 	end
 	settle()
 	return number(1)
 end
 
--- Such a waiter is not passed over: it asks soon.
+-- Without a channel the waiter is not passed over: it asks again soon.
 local unheard = channel ~= '' and listeners(channel) == 0
 if unheard then
 	channel = ''
@@ -91,7 +90,7 @@ end
 if not redis.call('zscore', KEYS[3], value) then
 	local since = now() - waited
 	if waited == 0 then
-		-- Behind all others also if the clock was set back.
+		-- Behind all others, even if the clock was set back.
 		local last = redis.call('zrevrange', KEYS[3], 0, 0, 'withscores')[2]
 		since = math.max(since, tonumber(last or 0) + 1)
 	end
@@ -99,7 +98,7 @@ if not redis.call('zscore', KEYS[3], value) then
 end
 local alive = digits(now() + ARGV[4] * 1000)
 redis.call('hset', KEYS[4], value, table.concat({alive, ARGV[2], ticket, limit, ARGV[3], channel}, ' '))
--- Without a waiter for that long they go away by themselves.
+-- If no waiter asks for that long, the keys expire.
 local unused = digits(ARGV[4] + 10000)
 redis.call('pexpire', KEYS[3], unused)
 redis.call('pexpire', KEYS[4], unused)
@@ -123,7 +122,7 @@ local left
 if holders == 0 then
 	left = redis.call('pttl', KEYS[1])
 else
-	-- So many will have expired that there is room for one.
+	-- There is room for one when so many holders have expired.
 	local before = math.max(0, holders - math.max(tonumber(limit), 1))
 	local ends = redis.call('zrangebyscore', KEYS[2], '(' .. digits(now()), '+inf', 'withscores', 'limit', before, 1)[2]
 	left = math.ceil((ends - now()) / 1000)

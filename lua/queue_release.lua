@@ -1,4 +1,4 @@
--- Gives the lock back, or rather to the first waiters.
+-- Releases the lock, or hands it to the first waiters.
 --
 -- KEYS     the four of queue.lua
 -- ARGV[1]  the value: token and metadata

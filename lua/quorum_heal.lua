@@ -1,10 +1,10 @@
--- Takes locks that are held by a majority on one more node, which has lost them.
+-- Takes locks that a majority holds on one more node, which has lost them.
 --
 -- KEYS     the locks' keys; then, for a custom token, the keys of quorum_obtain.lua's marks
 -- ARGV[1]  the value: token and metadata
 -- ARGV[2]  the TTL in milliseconds
--- ARGV[3]  until when this may be done, in milliseconds of the node's time: a command
---          that was on its way for longer might come after the locks were released
+-- ARGV[3]  until when this may be done, in milliseconds of the node's clock: a command
+--          that takes longer to arrive might run after the locks were released
 -- ARGV[4]  how many of the keys are locks'
 --
 -- Reply: 1 if the keys have the value now, with the TTL or a longer one, else 0 and
@@ -22,7 +22,7 @@ for i = 1, locks do
 	end
 end
 for i = 1, locks do
-	-- Of a custom token another call may have obtained the lock for longer since.
+	-- With a custom token, another call may have obtained the lock for longer since.
 	if redis.call('pttl', KEYS[i]) < tonumber(ARGV[2]) then
 		redis.call('set', KEYS[i], ARGV[1], 'px', ARGV[2])
 	end

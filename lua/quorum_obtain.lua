@@ -1,13 +1,13 @@
--- Takes locks on one node of a quorum: if their keys are free, or if the same token holds
+-- Takes locks on one node of a quorum, if their keys are free, or if the same token holds
 -- them already.
 --
 -- KEYS     the locks' keys; then, for a custom token, the key of a mark for each of them
 -- ARGV     the three of token.lua
--- ARGV[4]  for a custom token, what to mark keys with that it has not held before, so
---          that quorum_undo.lua knows that nobody else has come to count on them
+-- ARGV[4]  for a custom token, the mark for keys that it has not held before. It tells
+--          quorum_undo.lua that no other call has come to count on them
 --
--- Reply: 0 if a key is somebody else's, and nothing was changed; 1 if the token has held
--- all of them before; 2 if any was free.
+-- Reply: 0 if a key is somebody else's, and nothing was changed; 1 if the token held all
+-- keys before; 2 if any was free.
 
 local locks = generated and #KEYS or #KEYS / 2
 local held, free = {}, false

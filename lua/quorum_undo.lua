@@ -1,5 +1,5 @@
 -- Gives back what a failed try took on one node of a quorum, except for keys that another
--- call has come to count on: that has removed or replaced their marks.
+-- call has come to count on: such a call has removed or replaced their marks.
 --
 -- KEYS     the locks' keys; then the key of a mark for each of them
 -- ARGV[1]  the value: token and metadata

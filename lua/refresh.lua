@@ -7,9 +7,9 @@
 -- ARGV[3]  1 if keys that have a longer TTL keep it, else 0
 -- ARGV[4]  on a quorum, how many of the keys are locks'; else missing
 --
--- Reply: 1 if all keys had the value and have the TTL now, or the longer one; 0 if one
--- has another value, or is missing; on a quorum, if only keys are missing, the node's time in
--- milliseconds, negative. Unless it is 1 nothing was changed.
+-- Reply: 1 if all keys had the value and have the TTL now, or the longer one. Otherwise nothing
+-- was changed: 0 if a key has another value or is missing; but on a quorum, if keys are missing
+-- and none has another value, minus the node's time in milliseconds.
 
 local locks = tonumber(ARGV[4] or #KEYS)
 local missing = false

@@ -1,10 +1,10 @@
--- Gives locks back.
+-- Releases locks.
 --
 -- KEYS     the locks' keys
 -- ARGV[1]  the value: token and metadata
 --
--- Reply: 1 if all keys had the value and are gone now. Else 0: of several keys
--- those with the value are gone even so, since nobody holds the whole any more.
+-- Reply: 1 if all keys had the value and are deleted now. Else 0: of several keys,
+-- those with the value are deleted even so, since nobody holds all of them any more.
 
 local mine = {}
 for i = 1, #KEYS do

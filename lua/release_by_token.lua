@@ -1,4 +1,4 @@
--- Gives a lock of whatever kind back for the holder of a token, or rather to the first waiters.
+-- Releases a lock of any kind by its holder's token, or hands it to the first waiters.
 --
 -- KEYS     the four of queue.lua
 -- ARGV[1]  the token

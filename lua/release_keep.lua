@@ -1,14 +1,14 @@
--- Gives locks back, but has their keys stay for a while, so that nobody has them before.
+-- Releases locks, but keeps their keys for a while, so that nobody obtains them before.
 --
 -- KEYS     the locks' keys
 -- ARGV[1]  the value: token and metadata
--- ARGV[2]  the mark that the keys have while they stay, of this lock alone; no token is a
---          prefix of it
+-- ARGV[2]  the mark, the value of the keys while they stay. It is unique to this lock, and no
+--          token is a prefix of it
 -- ARGV[3]  for how long they stay, in milliseconds
 --
--- Reply: 1 if all keys had the value and have the mark now, or have it from an earlier run
--- of this. Else 0: of several keys those with the value have the mark even so, since nobody
--- holds the whole any more.
+-- Reply: 1 if all keys had the value and have the mark now, or have it from an earlier run of
+-- this script. Else 0: of several keys, those with the value have the mark even so, since
+-- nobody holds all of them any more.
 
 local held = 0
 local mine = {}
@@ -22,8 +22,8 @@ for i = 1, #KEYS do
 	end
 end
 for i = 1, #mine do
-	-- The first write is one that needs no memory: the server does not refuse those after
-	-- it for want of memory any more.
+	-- The first write needs no memory: after it, the server no longer refuses writes for
+	-- lack of memory.
 	redis.call('pexpire', mine[i], ARGV[3])
 	redis.call('set', mine[i], ARGV[2], 'px', ARGV[3])
 end

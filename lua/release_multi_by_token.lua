@@ -1,10 +1,10 @@
--- Gives exclusive locks back for the holder of a token.
+-- Releases exclusive locks by their holder's token.
 --
 -- KEYS     the locks' keys
 -- ARGV[1]  the token
 --
--- Reply: 1 if the token held all keys and they are gone now. Else 0: of several keys those that it
--- held are gone even so, since nobody holds the whole any more.
+-- Reply: 1 if the token held all keys and they are deleted now. Else 0: of several keys, those that
+-- it held are deleted even so, since nobody holds all of them any more.
 
 local mine = {}
 for i = 1, #KEYS do

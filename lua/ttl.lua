@@ -3,9 +3,8 @@
 -- KEYS     the locks' keys
 -- ARGV[1]  the value: token and metadata
 --
--- Reply: the shortest TTL in milliseconds if all keys have the value, else 0; a
--- last fraction of a millisecond is 0 too. A key that somebody made persist does
--- not count.
+-- Reply: the shortest TTL in milliseconds, rounded down, if all keys have the value;
+-- else 0. A key that somebody has made persistent does not count.
 
 local shortest
 for _, key in ipairs(KEYS) do
