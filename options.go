@@ -55,9 +55,10 @@ type Options struct {
 	Token string
 
 	// FenceKey is the key of a counter that is incremented each time the lock is newly
-	// acquired; [Lock.FenceToken] returns its value. Use a separate counter for each lock. It
-	// has no TTL and must not be the key of a lock. On Redis Cluster it must be in the lock's
-	// slot: use a {hash tag}.
+	// acquired; [Lock.FenceToken] returns its value. [Client.Do] and [Election.Run] do not pass
+	// that to their function: where it is needed, use Obtain. Use a separate counter for each
+	// lock. It has no TTL and must not be the key of a lock. On Redis Cluster it must be in the
+	// lock's slot: use a {hash tag}.
 	// Default (""): no fencing token.
 	FenceKey string
 

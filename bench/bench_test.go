@@ -16,7 +16,7 @@ import (
 	"github.com/bsm/redislock/internal/redistest"
 )
 
-// TestMain also is a process that measures.
+// TestMain also serves as a process that measures.
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && !strings.HasPrefix(os.Args[1], "-") {
 		scenario.Main(participants...)
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// All that take part are measured in everything, the short way.
+// All participants are measured in everything, with the short plan.
 func TestBench(t *testing.T) {
 	t.Parallel()
 	redistest.Start(t).Kill() // skips where there is no redis-server

@@ -60,7 +60,7 @@ var participants = []scenario.Participant{
 	},
 }
 
-// bare is the least that a lock can be: two calls of go-redis.
+// bare is the least that a lock needs: two calls of go-redis.
 type bare struct {
 	client redis.UniversalClient
 	close  func()
@@ -207,8 +207,8 @@ type rueidisLocker struct {
 	locker rueidislock.Locker
 }
 
-// connectRueidis has one key a lock, as the others, where rueidislock takes two of three by
-// default. Who waits needs its pipelined connection, over which it hears of releases.
+// connectRueidis uses one key per lock, as the others do; by default rueidislock takes two of three.
+// Waiting needs its pipelined connection, on which it learns of releases.
 func connectRueidis(setup scenario.Setup) (scenario.Locker, error) {
 	locker, err := rueidislock.NewLocker(rueidislock.LockerOption{
 		ClientOption: rueidis.ClientOption{

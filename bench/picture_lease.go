@@ -53,8 +53,8 @@ func (r *refreshes) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 	}
 }
 
-// record takes in what obtains or refreshes. That the server does not know a script yet is no
-// attempt: another one follows at once.
+// record records a command that obtains or refreshes. It is no attempt if the server does not know the
+// script yet: another command follows at once.
 func (r *refreshes) record(sent time.Duration, cmds ...redis.Cmder) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -18,8 +18,8 @@ const (
 	turnSpan    = 2 * time.Second
 )
 
-// A turn is one worker's wait for a lock and its holding it, since the start. It ends at turnSpan
-// at the latest.
+// A turn is a worker's wait for a lock and the time that it holds the lock, counted from the start. It
+// ends at turnSpan at the latest.
 type turn struct {
 	worker             int
 	asked, held, ended time.Duration // held is turnSpan if it never was
@@ -78,7 +78,7 @@ func drawQueue(ctx context.Context, addr string) (string, error) {
 	return c.done(), nil
 }
 
-// takeTurns has the workers want one lock until turnSpan has passed.
+// takeTurns makes the workers want one lock until turnSpan has passed.
 func takeTurns(ctx context.Context, addr string, strategy func() redislock.RetryStrategy) ([]turn, error) {
 	ctx, cancel := context.WithTimeout(ctx, turnSpan)
 	defer cancel()

@@ -64,7 +64,7 @@ func newCanvas(span time.Duration, height int) *canvas {
 	return c
 }
 
-// x returns the place of a time on the axis, cut at its ends.
+// x returns the position of a time on the axis, clipped to its ends.
 func (c *canvas) x(at time.Duration) float64 {
 	at = min(max(at, 0), c.span)
 	return leftMargin + (pictureWidth-leftMargin-rightMargin)*float64(at)/float64(c.span)

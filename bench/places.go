@@ -16,11 +16,11 @@ import (
 	"github.com/bsm/redislock/bench/scenario"
 )
 
-// Other libraries have no locks with several holders. What their users do instead is to have several
-// keys: each is a place, a reader takes any of them, and a writer takes all, one after the other.
+// Other libraries have no locks with several holders. Their users take several keys instead: each key is
+// a place, a reader takes any of them, and a writer takes all, one after another.
 
-// readersKeys is how many keys a lock of readers and writers has: so many readers at a time there may
-// be, and so much a writer has to do.
+// readersKeys is how many keys a lock of readers and writers has: this many readers may hold it at a
+// time, and this many keys a writer has to take.
 const readersKeys = 8
 
 func placeKey(key string, i int) string { return fmt.Sprintf("%s:%d", key, i) }
@@ -92,15 +92,15 @@ func (r rueidisLocker) WithAccess(ctx context.Context, key string, write bool, h
 	return withAll(0, func(i int, held func()) error { return r.With(ctx, placeKey(key, i), held) }, held)
 }
 
-// asynqLocker is the semaphore of asynq. That knows who has a place by the task in the context, so that
-// each worker needs one that is being processed.
+// asynqLocker is the semaphore of asynq. It knows who has a place by the task in the context, so each
+// worker needs a task that is being processed.
 type asynqLocker struct {
 	redis      asynq.RedisClientOpt
 	server     *asynq.Server
 	tasks      chan context.Context
 	stop       chan struct{}
 	mu         sync.Mutex
-	semaphores map[int]*rate.Semaphore // by their places
+	semaphores map[int]*rate.Semaphore // by their number of places
 }
 
 func connectAsynq(setup scenario.Setup) (scenario.Locker, error) {

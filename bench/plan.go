@@ -14,13 +14,13 @@ import (
 	"github.com/bsm/redislock/bench/scenario"
 )
 
-// A plan is what is measured, of whom, and how often.
+// A plan says what is measured, and how often.
 type plan struct {
 	uncontended []scenario.Job
 	contended   []scenario.Job
 	shared      []scenario.Job // several holders at a time
 	kept        []scenario.Job
-	rounds      int // of kept jobs one
+	rounds      int // kept jobs have only one
 }
 
 func uncontended(workers int, pipelined bool, duration time.Duration) scenario.Job {
@@ -48,7 +48,7 @@ func readers(clients, workers int, duration time.Duration) scenario.Job {
 	return job
 }
 
-// kept is pipelined: without, those that refresh each lock by a call of its own could not
+// kept is pipelined: otherwise libraries that refresh each lock with a call of its own could not
 // keep up.
 func kept(locks int, duration time.Duration) scenario.Job {
 	return scenario.Job{Kind: scenario.Kept, Setup: scenario.Setup{Pipelined: true}, Locks: locks, Time: duration}
@@ -88,7 +88,7 @@ func (p plan) jobs() []scenario.Job {
 	return slices.Concat(p.uncontended, p.contended, p.shared, p.kept)
 }
 
-// title tells a job from others.
+// title distinguishes a job from others.
 func title(job scenario.Job) string {
 	switch job.Kind {
 	case scenario.Uncontended:
@@ -127,17 +127,17 @@ func takesPart(name string, job scenario.Job) bool {
 	}
 }
 
-// names are the participants in the order of tables.
+// names are the participants in the order in which tables list them.
 var names = []string{nameBare, nameOurs, nameOursPoll, nameUpstream, nameRedsync, nameRueidis, nameAsynq}
 
-// findings are the figures of all rounds, by participant and title of the job.
+// findings are the figures of all rounds, by participant and by title of the job.
 type findings struct {
 	figures  map[string]map[string][]map[string]float64
 	versions map[string]string
 }
 
-// run has the participants take turns: each round measures all of them, beginning with
-// another, so that what else the machine does hits them alike.
+// run lets the participants take turns: each round measures all of them, beginning with a different
+// one, so that whatever else the machine does affects them alike.
 func (p plan) run(ctx context.Context, programs map[string]string, addr string) (findings, error) {
 	found := findings{make(map[string]map[string][]map[string]float64), make(map[string]string)}
 	for round := range p.rounds {
@@ -171,7 +171,7 @@ func (f findings) add(name, title string, result scenario.Result) {
 	f.versions[name] = result.Version
 }
 
-// A spread is what the rounds found of one figure.
+// A spread is the values of one figure in all rounds.
 type spread struct {
 	least, median, most float64
 }
@@ -190,7 +190,7 @@ func (f findings) spread(name, title, figure string) (s spread, ok bool) {
 	return spread{values[0], values[len(values)/2], values[len(values)-1]}, true
 }
 
-// measure has a process do a job.
+// measure lets a process do a job.
 func measure(ctx context.Context, program, name string, job scenario.Job) (scenario.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, job.Time+5*time.Minute)
 	defer cancel()
@@ -208,7 +208,7 @@ func measure(ctx context.Context, program, name string, job scenario.Job) (scena
 	return result, json.Unmarshal(out.Bytes(), &result)
 }
 
-// buildPrograms returns the program for each participant: this one, but for upstream.
+// buildPrograms returns the program for each participant: this program, except for upstream.
 func buildPrograms(ctx context.Context, dir string) (map[string]string, error) {
 	self, err := os.Executable()
 	if err != nil {

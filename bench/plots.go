@@ -69,7 +69,7 @@ func (t wholeTicks) Ticks(least, most float64) []plot.Tick {
 	return ticks
 }
 
-// logScale is a logarithmic scale that has room for the foot of a bar.
+// logScale is a logarithmic scale with room for the foot of a bar.
 type logScale struct {
 	plot.LogScale
 }
@@ -78,7 +78,7 @@ func (s logScale) Normalize(least, most, x float64) float64 {
 	return s.LogScale.Normalize(least, most, max(x, least))
 }
 
-// bars draws a group of bars for each job, in it one for each participant.
+// bars draws a group of bars for each job, with a bar for each participant.
 func bars(file, heading, figure string, jobs []scenario.Job, found findings, logarithmic bool) error {
 	p := plot.New()
 	p.Title.Text = heading

@@ -17,7 +17,7 @@ import (
 type column struct {
 	head, figure string
 	digits       int
-	less         bool // is better
+	less         bool // less is better
 	undecided    bool // neither more nor less is better
 }
 
@@ -134,7 +134,7 @@ refresh locks themselves: the benchmark adds the usual goroutine with a ticker f
 	return b.String(), nil
 }
 
-// processor names the kind of processor.
+// processor returns the processor's model.
 func processor() string {
 	text, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(text)) {
@@ -206,7 +206,7 @@ func (c column) better(a, b float64) bool {
 	return a > b
 }
 
-// ahead says in what others are better than redislock.
+// ahead says which figures of others are better than those of redislock.
 func ahead(found findings, job scenario.Job, columns []column) string {
 	var parts []string
 	for _, c := range columns {

@@ -21,8 +21,8 @@ type server struct {
 	exited chan error
 }
 
-// supervise runs a command and kills it when standard input ends, also because this process
-// was killed.
+// supervise runs a command and kills it when standard input ends, which also happens if the process at
+// the other end is killed.
 const supervise = `"$@" & pid=$!; cat >/dev/null; kill -9 $pid; wait`
 
 func startServer(dir string) (*server, error) {

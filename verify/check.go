@@ -10,7 +10,7 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// A violation is a promise that was not kept.
+// A violation is a broken promise.
 type violation struct {
 	kind string
 	key  string

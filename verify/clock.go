@@ -14,12 +14,12 @@ var clockAtStart, startTime = readClock(), time.Now()
 func readClock() time.Duration {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		panic(err) // there is one
+		panic(err) // cannot happen: there is one
 	}
 	return time.Duration(now.Nano())
 }
 
-// clock is the time by it.
+// clock returns the time on it.
 func clock() time.Duration {
 	return onClock(time.Now())
 }
@@ -74,7 +74,7 @@ func (p *pulse) steadySince(from time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if clock()-p.last > hiccup {
-		return false // one that goes on
+		return false // a gap that has not ended
 	}
 	return len(p.gaps) == 0 || p.gaps[len(p.gaps)-1].to < from
 }

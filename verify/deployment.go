@@ -23,7 +23,7 @@ type service interface {
 	connect() client
 }
 
-// A client is connections of its own.
+// A client is a Redis client with connections of its own.
 type client struct {
 	*redislock.Client
 	// answers reports whether the servers of all keys take writes.
@@ -31,10 +31,10 @@ type client struct {
 	close   func()
 }
 
-// A deployment is servers that locks are obtained from.
+// A deployment is the servers that locks are obtained from.
 type deployment interface {
 	service
-	// keys returns all keys that there are.
+	// keys returns all keys on the servers.
 	keys(ctx context.Context) ([]string, error)
 	faults() []fault
 }
@@ -106,7 +106,7 @@ func (p *proxied) client() *redis.Client {
 	return clientOf(p.proxy.Listen)
 }
 
-// clientOf returns a client whose connections give up before a lock's TTL is over.
+// clientOf returns a client whose connections time out before a lock's TTL is over.
 func clientOf(addr string) *redis.Client {
 	return redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: patience, DialTimeout: patience})
 }
@@ -251,8 +251,7 @@ func (q independent) keys(ctx context.Context) ([]string, error) {
 	return keysOf(ctx, servers...)
 }
 
-// leftovers returns the keys that should not be there any more: all but the fencing
-// counters.
+// leftovers returns the keys that should no longer be there: all but the fencing counters.
 func leftovers(ctx context.Context, d deployment) ([]string, error) {
 	keys, err := d.keys(ctx)
 	var rest []string

@@ -12,8 +12,8 @@ import (
 // A fault disturbs a deployment once, for a second or two, and mends it again.
 type fault struct {
 	name string
-	// loses says why locks may be lost, if they may: then violations are counted, and
-	// are no failures, but for locks that replicas have confirmed.
+	// loses says why locks may be lost, if they may. Then violations are counted but do not
+	// fail the test, except for locks that replicas have confirmed.
 	loses     string
 	processes int // clients that are processes of their own
 	disturb   func(r *round)
@@ -34,7 +34,7 @@ func (r *round) pick(n, limit int) []int {
 	return r.random.Perm(limit)[:n]
 }
 
-// try does something until it succeeds: the connections of who disturbs are disturbed too.
+// try does something until it succeeds: the fault disturbs its own connections too.
 func (r *round) try(do func(ctx context.Context) error) {
 	var err error
 	for range 100 {
@@ -48,7 +48,7 @@ func (r *round) try(do func(ctx context.Context) error) {
 
 func none(r *round) { r.between(500*time.Millisecond, time.Second) }
 
-// toxic has a proxy do something to its connections for a while.
+// toxic makes a proxy do something to its connections for a while.
 func (p *proxied) toxic(r *round, json string, from, to time.Duration) {
 	_, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(json))
 	assert.NoError(r.t, err)
@@ -79,12 +79,12 @@ func (p *proxied) stop(r *round, from, to time.Duration) {
 	r.between(200*time.Millisecond, 500*time.Millisecond)
 }
 
-// command has the server execute a command.
+// command makes the server execute a command.
 func (p *proxied) command(r *round, args ...any) {
 	r.try(func(ctx context.Context) error { return p.admin.Do(ctx, args...).Err() })
 }
 
-// commands has the server execute a command again and again for a while.
+// commands makes the server execute a command again and again for a while.
 func (p *proxied) commands(args ...any) func(r *round) {
 	return func(r *round) {
 		for range 10 {
@@ -129,7 +129,7 @@ func (s *single) faults() []fault {
 			r.between(200*time.Millisecond, 500*time.Millisecond)
 		}},
 		{name: "read-only replica answers", disturb: func(r *round) {
-			s.command(r, "replicaof", "127.0.0.1", "1") // where nobody listens: it keeps its data
+			s.command(r, "replicaof", "127.0.0.1", "1") // nothing listens there, so the server keeps its data
 			r.between(200*time.Millisecond, 2*time.Second)
 			s.command(r, "replicaof", "no", "one")
 			r.between(200*time.Millisecond, 500*time.Millisecond)

@@ -14,7 +14,7 @@ type turn struct {
 	Key    string
 	kind
 	Obtain     call
-	Refused    bool `json:",omitempty"` // the lock was not to be had in time
+	Refused    bool `json:",omitempty"` // the lock could not be obtained in time
 	Token      string
 	Fence      int64         `json:",omitempty"`
 	Refresh    call          // zero if there was none
@@ -26,7 +26,7 @@ type turn struct {
 	Lost string        `json:",omitempty"` // why a watched lock was lost, although process and Redis were running
 }
 
-// A call is from when to when a method ran, and how it ended.
+// A call is when a method began and returned, and how it ended.
 type call struct {
 	From, To time.Duration
 	Err      string `json:",omitempty"`
@@ -39,8 +39,8 @@ func (t turn) obtained() bool {
 	return t.Token != "" && t.Obtain.To < t.ended()
 }
 
-// ended is when the holder ceased to believe: it called Release, or Done closed. That is
-// seen a bit later than it happens; Late is checked by itself.
+// ended is when the holder ceased to believe: it called Release, or Done closed. The closing
+// is seen a bit later than it happens; Late is checked separately.
 func (t turn) ended() time.Duration {
 	end := t.ValidUntil
 	if t.Done != 0 {
@@ -75,7 +75,7 @@ func (t turn) String() string {
 	return s.String()
 }
 
-// A history is all turns, in the order in which they ended.
+// A history consists of all turns, in the order in which they ended.
 type history struct {
 	mu    sync.Mutex
 	turns []turn
@@ -118,8 +118,8 @@ func (h *history) operations() int {
 	return n
 }
 
-// servedSince reports whether the styles' keys were obtained since then: where callers
-// wait in order by each worker, else by somebody, since nobody promises more to who polls.
+// servedSince reports whether the styles' keys were obtained since then: by each worker where
+// callers wait in order, otherwise by any worker, since nothing more is promised to those that poll.
 func (h *history) servedSince(since time.Duration, styles []style, workers int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

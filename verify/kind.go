@@ -6,10 +6,10 @@ import (
 	"github.com/bsm/redislock"
 )
 
-// A kind of lock says whom its holder may have beside itself, as the options of the same names do.
+// A kind of lock says which other holders a holder may have beside it, as the options of the same names do.
 type kind struct {
 	Shared bool `json:",omitempty"`
-	Limit  int  `json:",omitempty"` // 0 and 1: nobody
+	Limit  int  `json:",omitempty"` // 0 and 1: none
 }
 
 func kindOf(opt *redislock.Options) kind { return kind{opt.Shared, opt.Limit} }

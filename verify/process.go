@@ -15,15 +15,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The variables that make the test binary a client process: of the server at that
-// address, as the worker of that number.
+// The environment variables that make the test binary a client process: the address of its
+// server, and the number of its worker.
 const (
 	childAddrEnv   = "REDISLOCK_VERIFY_ADDR"
 	childWorkerEnv = "REDISLOCK_VERIFY_WORKER"
 )
 
 // A child is a client in a process of its own, on one server. It writes its turns to its
-// standard output, a line each, until standard input ends.
+// standard output, one per line, until standard input ends.
 type child struct {
 	command *exec.Cmd
 	stdin   io.Closer
@@ -61,14 +61,14 @@ func (c *child) kill() {
 	c.end()
 }
 
-// end has the process end and waits for that.
+// end makes the process end and waits until it has.
 func (c *child) end() {
 	_ = c.stdin.Close()
 	<-c.read
 	_ = c.command.Wait()
 }
 
-// runAsChild is main of a client process.
+// runAsChild is the main function of a client process.
 func runAsChild() {
 	worker, _ := strconv.Atoi(os.Getenv(childWorkerEnv))
 	d := remote{os.Getenv(childAddrEnv)}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A row is what came of all rounds with one fault.
+// A row is the outcome of all rounds with one fault.
 type row struct {
 	deployment, fault, loses string
 
@@ -32,7 +32,7 @@ func (r *report) add(row *row) {
 	r.rows = append(r.rows, row)
 }
 
-// count takes in a round.
+// count adds a round to the report.
 func (r *row) count(round *round, took time.Duration, violations []violation) {
 	r.rounds++
 	r.took += took
@@ -74,7 +74,7 @@ func (r *report) String() string {
 	return s.String()
 }
 
-// verdict says which promises were not kept, and why that may be.
+// verdict says which promises were broken, and why that is allowed.
 func (r *row) verdict() string {
 	if len(r.violations) == 0 {
 		return "0"

@@ -22,7 +22,7 @@ const (
 )
 
 // othersGoroutines are those of the proxies, one of which may hang if it was half-open, and
-// those that look after servers and come with each start.
+// those that each start of a server brings to look after it.
 var othersGoroutines = []goleak.Option{
 	goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*Proxy).server"),
 	goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*Proxy).freeBlocker"),
@@ -32,7 +32,7 @@ var othersGoroutines = []goleak.Option{
 	goleak.IgnoreAnyFunction("github.com/bsm/redislock/internal/redistest.(*Server).Restart.func1"),
 }
 
-// A round is a workload on a deployment that a fault disturbs, and what came of it.
+// A round is a workload on a deployment that a fault disturbs, and its outcome.
 type round struct {
 	t        *testing.T
 	d        deployment
@@ -40,7 +40,7 @@ type round struct {
 	seed     uint64
 	history  history
 	children []*child
-	existing goleak.Option // the goroutines that there were before
+	existing goleak.Option // the goroutines that existed before
 
 	mu         sync.Mutex
 	random     *rand.Rand
@@ -77,7 +77,7 @@ func (r *round) run(duration time.Duration) {
 	r.awaitNothingLeft(w)
 }
 
-// awaitNothingLeft closes the workload's clients, and looks for what it leaves behind.
+// awaitNothingLeft closes the workload's clients, and waits until nothing of it is left.
 func (r *round) awaitNothingLeft(w *workload) {
 	var keys []string
 	if !eventually(func() (gone bool) {
@@ -125,7 +125,7 @@ func (r *round) checkKey(key string, turns []turn) {
 	}
 }
 
-// add notes a violation. It fails the test if nothing excuses it.
+// add records a violation. It fails the test unless something excuses the violation.
 func (r *round) add(v violation) {
 	r.violations = append(r.violations, v)
 	excused := r.fault.loses != "" && v.kind != left && v.kind != notServed && v.kind != doneLate

@@ -50,7 +50,7 @@ func (c *simCall) begin(ctx context.Context) {
 	}
 }
 
-// obtained takes in how it ended.
+// obtained records how it ended.
 func (c *simCall) obtained(lock *redislock.Lock, err error) {
 	if err != nil {
 		c.failed(err)
@@ -63,7 +63,7 @@ func (c *simCall) obtained(lock *redislock.Lock, err error) {
 	c.check()
 }
 
-// done takes in that Do has obtained the lock.
+// done records that Do has obtained the lock.
 func (c *simCall) done(held context.Context) {
 	c.succeeded(func() {
 		c.held = held
@@ -80,7 +80,7 @@ func (c *simCall) failed(err error) {
 	s.finish(c)
 }
 
-// succeeded checks what has to hold at the moment at which a lock is obtained.
+// succeeded checks what must hold at the moment at which a lock is obtained.
 func (c *simCall) succeeded(note func()) {
 	s := c.s()
 	s.mu.Lock()
@@ -110,8 +110,8 @@ func (c *simCall) succeeded(note func()) {
 	s.released[key] = time.Time{}
 }
 
-// checkFence finds out whether a fencing token is new. Of several holders one may learn of its own
-// after another of a greater one.
+// checkFence checks that a fencing token is new. One of several holders may learn of its own token after
+// another has learned of a greater one.
 func (s *simulation) checkFence(c *simCall) {
 	if c.turn.Fence == 0 {
 		return
@@ -139,7 +139,7 @@ func (c *simCall) shares(other *simCall) bool {
 	return slices.ContainsFunc(c.keys, func(key string) bool { return slices.Contains(other.keys, key) })
 }
 
-// believes reports whether the caller may take the lock for its own.
+// believes reports whether the caller may believe that it holds the lock.
 func (c *simCall) believes() bool {
 	switch {
 	case c.over || c.w.p.dead.Load():
@@ -160,7 +160,7 @@ func (c *simCall) validUntil() string {
 	return fmt.Sprint(c.s().onClock(c.lock.ValidUntil()))
 }
 
-// ends notes that the caller does not believe any more.
+// ends records that the caller no longer believes that it holds the lock.
 func (c *simCall) ends() {
 	s := c.s()
 	s.mu.Lock()
@@ -177,7 +177,7 @@ func (c *simCall) ends() {
 	s.finish(c)
 }
 
-// watchDone has the end of the lock timed by somebody who does nothing else.
+// watchDone times the end of the lock in a goroutine that does nothing else.
 func (c *simCall) watchDone() {
 	done := c.lock.Done()
 	go func() {
@@ -205,7 +205,7 @@ func (c *simCall) watchDone() {
 	}()
 }
 
-// check looks into the servers: while a holder believes, they have to agree with it.
+// check looks into the servers: while a holder believes in its lock, they must agree.
 func (c *simCall) check() {
 	s := c.s()
 	s.mu.Lock()
@@ -249,7 +249,7 @@ func (s *simulation) inRedis(key string) string {
 	return strings.Join(all, ", ")
 }
 
-// runs takes in a script that a server runs.
+// runs records a script that a server runs.
 func (s *simulation) runs(server *simServer, script simScript, run func()) {
 	s.remember(script)
 	switch script.name {
@@ -276,7 +276,7 @@ func (s *simulation) runs(server *simServer, script simScript, run func()) {
 	}
 }
 
-// remember notes a script for the history.
+// remember records a script for the history.
 func (s *simulation) remember(script simScript) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,8 +286,8 @@ func (s *simulation) remember(script simScript) {
 	}
 }
 
-// checkHealed finds out whether a node has been given a lock that was released before the
-// command to do so could still be accepted.
+// checkHealed checks that a node was not given a lock that had been released before. A node
+// accepts the command that heals only for a limited time.
 func (s *simulation) checkHealed(server *simServer, key, value, ttl string) {
 	const accepted = 300 * time.Millisecond
 	now, left := server.holds(key)
@@ -303,7 +303,7 @@ func (s *simulation) checkHealed(server *simServer, key, value, ttl string) {
 	}
 }
 
-// stays notes that Redis has confirmed the release of a lock that nobody may have before its time.
+// stays records that Redis has confirmed the release of a lock that HoldAtLeast still keeps.
 func (c *simCall) stays() {
 	s := c.s()
 	s.mu.Lock()
@@ -327,7 +327,7 @@ func (s *simulation) finish(c *simCall) {
 	s.report.countCall(c)
 }
 
-// violation notes that a promise was not kept.
+// violation records a broken promise.
 func (s *simulation) violation(kind, key, format string, args ...any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -345,7 +345,7 @@ func (s *simulation) violationLocked(kind, key, format string, args ...any) {
 	}
 }
 
-// turns returns what happened to a key, calls that go on included.
+// turns returns what happened to a key, including calls that have not ended.
 func (s *simulation) turns(key string) []turn {
 	var turns []turn
 	add := func(c *simCall) {

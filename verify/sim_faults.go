@@ -9,17 +9,17 @@ import (
 // A simFault disturbs a simulation.
 type simFault struct {
 	name string
-	// disturb lets it happen, and returns for how long it goes on, or its effects do.
+	// disturb makes it happen, and returns for how long it or its effects last.
 	disturb func(s *simulation, f *simTarget) (lasts time.Duration)
 	// What the library promises in spite of it: order in queues, and that no watched lock is
 	// lost.
 	harmless bool
 	// late is whether commands may come into effect long after they were sent.
 	late bool
-	// ofServer is whether it hits all processes, whatever links it is about.
+	// ofServer is whether it affects all processes, whichever links it disturbs.
 	ofServer bool
-	// ofClock is whether the clock of a server is set. That is the end of all promises where it
-	// rules over how long locks are held.
+	// ofClock is whether it sets the clock of a server. Where that clock decides how long locks are
+	// held, nothing is promised any more.
 	ofClock bool
 }
 
@@ -57,8 +57,8 @@ func (f *simTarget) each(do func(c *simConn)) {
 	}
 }
 
-// cutLost has both ends learn, after some time, which connections nothing passes on any more.
-// An idle one would be found by its next use, however quiet it has been since.
+// cutLost lets both ends learn, after some time, which connections no longer pass anything on.
+// An idle one would be noticed only at its next use, however long after.
 func (f *simTarget) cutLost(after time.Duration) time.Duration {
 	time.AfterFunc(after, func() {
 		f.each(func(c *simConn) {
@@ -70,10 +70,10 @@ func (f *simTarget) cutLost(after time.Duration) time.Duration {
 	return after
 }
 
-// stallingConnections has commands and replies overtake each other, as what is sent again in TCP
-// after a loss does: that is what most rare orders of events take.
+// stallingConnections makes commands and replies overtake each other, as retransmissions in TCP
+// do after a loss: most rare orders of events need that.
 var stallingConnections = simFault{name: "connections stall", late: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
-	longest := 2900 * time.Millisecond // the library reckons with three seconds
+	longest := 2900 * time.Millisecond // the library allows for three seconds
 	f.each(func(c *simConn) {
 		if f.random.IntN(2) == 0 {
 			c.out.stall(f.upTo(simStall))
@@ -85,7 +85,7 @@ var stallingConnections = simFault{name: "connections stall", late: true, distur
 	return longest
 }}
 
-// laggingPackets does the same to single packets: while one is late others are answered at once.
+// laggingPackets does the same to single packets: while one is late, others are answered at once.
 var laggingPackets = simFault{name: "some packets late", late: true, disturb: func(_ *simulation, f *simTarget) time.Duration {
 	return simStall + f.change(f.upTo(10*time.Second), func(l *simLink) { l.lagging = true }, func(l *simLink) { l.lagging = false })
 }}
@@ -141,7 +141,7 @@ var simFaults = []simFault{
 		f.each((*simConn).cut)
 		lasts := f.upTo(3 * time.Second)
 		if f.random.IntN(2) == 0 {
-			lasts = 0 // new ones work
+			lasts = 0 // new connections work
 		}
 		return f.change(lasts, func(l *simLink) { l.refusing = true }, func(l *simLink) { l.refusing = false })
 	}},
@@ -211,7 +211,7 @@ func (s *simulation) disturb(fault simFault) {
 	s.note(fault, fmt.Sprintf("process %d, server %d, reach %d, for %v", slot, node, reach, lasts), hit, time.Now().Add(lasts))
 }
 
-// anyFault chooses a fault, of those that nothing should come of if they shall be harmless.
+// anyFault chooses a fault; if it must be harmless, one that should have no effect.
 func (s *simulation) anyFault(harmless bool) simFault {
 	for {
 		fault := simFaults[s.random.IntN(len(simFaults))]
@@ -230,7 +230,7 @@ func (s *simulation) anyFault(harmless bool) simFault {
 	}
 }
 
-// note notes until when a fault disturbs which processes.
+// note records which processes a fault disturbs, and until when.
 func (s *simulation) note(fault simFault, what string, hit []*simProcess, until time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/bsm/redislock"
 )
 
-// A simHolder is one who holds a lock, as Redis has it.
+// A simHolder is one holder of a lock, according to Redis.
 type simHolder struct {
 	kind
 	value string
@@ -21,7 +21,7 @@ type simHolder struct {
 // A simLock is all that Redis has of a lock.
 type simLock struct {
 	holders []simHolder
-	expired []string           // holders that do not count any more, but are there
+	expired []string           // holders that no longer count, but are still in the set
 	queue   map[string]float64 // values of waiters, and since when they wait
 	waiters map[string]kind    // by value
 	ends    [2]time.Duration   // TTLs of the key and of the one with several holders
@@ -73,7 +73,7 @@ func (s *simServer) sortedSet(key string) map[string]float64 {
 	return set
 }
 
-// lock returns all that there is of a lock.
+// lock returns all that a server has of a lock.
 func (s *simServer) lock(key string) simLock {
 	lock := simLock{queue: s.sortedSet(key + "::redislock:queue"), waiters: make(map[string]kind)}
 	lock.holders, lock.expired = s.allHolders(key)
@@ -119,8 +119,7 @@ func (l simLock) first() (value string, ok bool) {
 	return slices.MinFunc(slices.Collect(maps.Keys(l.queue)), func(a, b string) int { return cmp.Compare(l.queue[a], l.queue[b]) }), true
 }
 
-// moves runs a script that may let in holders, or have them leave, and finds out whether it does
-// so by the rules.
+// moves runs a script that may let in or remove holders, and checks that it does so by the rules.
 func (s *simulation) moves(server *simServer, script simScript, run func()) {
 	key, value := script.keys[0], script.args[0]
 	before := server.lock(key)
@@ -181,7 +180,7 @@ func (s *simulation) moves(server *simServer, script simScript, run func()) {
 	}
 }
 
-// checkCame checks who a script has let in.
+// checkCame checks whom a script has let in.
 func (s *simulation) checkCame(server *simServer, script simScript, before, after simLock, came, stayed []simHolder, violated func(what, format string, args ...any)) {
 	slices.SortFunc(came, func(a, b simHolder) int { return a.Limit - b.Limit })
 	kinds := kindsOf(stayed)
@@ -235,7 +234,7 @@ func (s *simulation) movesOn(script simScript, before simLock, left int) bool {
 	}
 }
 
-// checkInspected finds out whether what Inspect has just told agrees with the servers, and with a
+// checkInspected checks that what Inspect has just returned agrees with the servers, and with a
 // holder.
 func (s *simulation) checkInspected(c *simCall, info redislock.Info) {
 	s.mu.Lock()

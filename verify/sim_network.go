@@ -14,11 +14,11 @@ import (
 	"time"
 )
 
-// A simLink connects a process to a server: by connections in memory, whose packets take
-// simulated time. Buffers are unbounded, and what takes time waits on channels: while a
+// A simLink connects a process to a server through connections in memory, whose packets take
+// simulated time. Buffers are unbounded, and whatever takes time waits on channels: while a
 // goroutine waits for a mutex, simulated time stands still.
 type simLink struct {
-	serve func(net.Conn) // has the server serve a connection
+	serve func(net.Conn) // makes the server serve a connection
 
 	mu        sync.Mutex
 	random    *rand.Rand
@@ -77,7 +77,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// each does something to all connections that there are.
+// each does something to all existing connections.
 func (l *simLink) each(do func(c *simConn)) {
 	l.mu.Lock()
 	conns := make([]*simConn, 0, len(l.conns))
@@ -94,8 +94,8 @@ func (l *simLink) each(do func(c *simConn)) {
 	}
 }
 
-// unplug ends the link for good. Its connections are cut, or nobody hears of them any more. First
-// of all there are no new ones: what is cut is connected anew at once.
+// unplug ends the link for good. Its connections are cut, or nothing is heard of them any more. New
+// ones are refused first of all, because clients reconnect at once.
 func (l *simLink) unplug(silently bool) {
 	l.set(func(l *simLink) { l.unplugged = true })
 	l.each(func(c *simConn) {
@@ -108,8 +108,8 @@ func (l *simLink) unplug(silently bool) {
 	})
 }
 
-// travel returns for how long a packet is under way, whether it is lost, and how much later a
-// copy of it follows, if one does.
+// travel returns how long a packet takes, whether it is lost, and how much later a copy of it
+// follows, if one does.
 func (l *simLink) travel(data []byte) (delay time.Duration, lost bool, again time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *simStream) write(data []byte) (int, error) {
 		return 0, syscall.EPIPE
 	}
 	s.written, s.wrote = s.written+1, time.Now()
-	handshake := s.written == 1 // which passes, for the same reason as in dial
+	handshake := s.written == 1 // it passes at once, for the same reason as in dial
 	if handshake {
 		delay, lost, again = 0, false, 0
 	}
@@ -256,8 +256,8 @@ func (s *simStream) take(to []byte) (n int, wait time.Duration, err error) {
 	return n, max(wake.Sub(now), 1), nil
 }
 
-// stalledUntil is until when the connection has stalled for a packet: one that is late already
-// is not late by a stall as well.
+// stalledUntil is until when a stall of the connection holds up a packet: a packet that is late
+// already is not stalled as well.
 func (s *simStream) stalledUntil(p simPacket) time.Time {
 	if most := p.sent.Add(simStall); s.stalled.After(most) {
 		return most
@@ -265,8 +265,7 @@ func (s *simStream) stalledUntil(p simPacket) time.Time {
 	return s.stalled
 }
 
-// stall keeps packets from arriving for some time, as those that get lost and are sent again
-// do in TCP.
+// stall keeps packets from arriving for some time, as a loss and its retransmission do in TCP.
 func (s *simStream) stall(duration time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,7 +274,7 @@ func (s *simStream) stall(duration time.Duration) {
 	}
 }
 
-// lose has all bytes vanish that have not arrived yet.
+// lose discards all bytes that have not arrived yet.
 func (s *simStream) lose() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -289,7 +288,7 @@ func (s *simStream) isLost() bool {
 	return s.lost
 }
 
-// finish has the reader find the end behind what is under way.
+// finish lets the reader find the end of the stream behind what is under way.
 func (s *simStream) finish() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -311,7 +310,7 @@ func (s *simStream) lastWrite() time.Time {
 	return s.wrote
 }
 
-// isOver reports whether nothing is under way any more.
+// isOver reports whether nothing more is under way.
 func (s *simStream) isOver() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// A simProcess is a program that uses locks: clients of its own, on links of its own.
+// A simProcess is a program that uses locks, with clients and links of its own.
 type simProcess struct {
 	s        *simulation
 	links    []*simLink // to each server
@@ -29,10 +29,10 @@ type simProcess struct {
 	// Guarded by the mutex of the simulation.
 	started   time.Time
 	disturbed time.Time // until when something keeps it from what the library promises
-	late      time.Time // until when commands of it may be late
-	hung      time.Time // until when a connection of it may hang
+	late      time.Time // until when its commands may be late
+	hung      time.Time // until when one of its connections may hang
 	died      time.Time
-	machine   bool // died as well
+	machine   bool // its machine died as well
 }
 
 func (s *simulation) startProcess(number int) *simProcess {
@@ -70,8 +70,8 @@ func (s *simulation) startProcess(number int) *simProcess {
 	return p
 }
 
-// die ends the process. If its machine goes on it closes the connections; else nobody hears
-// of it any more.
+// die ends the process. If its machine goes on, that closes the connections; else nothing is heard of
+// it any more.
 func (p *simProcess) die(machine bool) {
 	p.dead.Store(true)
 	p.s.mu.Lock()
@@ -83,7 +83,7 @@ func (p *simProcess) die(machine bool) {
 	p.kill()
 }
 
-// bury waits until nothing of a process that died is left.
+// bury waits until nothing is left of a process that died.
 func (p *simProcess) bury() {
 	p.workers.Wait()
 	p.s.forget(p)
@@ -111,7 +111,7 @@ func (p *simProcess) lastStale() time.Time {
 	return last
 }
 
-// A simWorker obtains one lock after the other.
+// A simWorker obtains one lock after another.
 type simWorker struct {
 	s      *simulation
 	p      *simProcess
@@ -163,9 +163,9 @@ func (w *simWorker) ttl(style simStyle) time.Duration {
 	return w.tokenTTL
 }
 
-// settled reports whether nothing of a call that has just ended is under way any more: all that it
-// sent was answered at once, or nothing is late. A release may have waited for a refresh first. A
-// node of a quorum that is not waited for is asked again when its connection ends.
+// settled reports whether nothing of a call that has just ended is still under way: all that it sent
+// was answered at once, or nothing is late. A release may have waited for a refresh first. A node of
+// a quorum that is not waited for is asked again when its connection ends.
 func (w *simWorker) settled(c call) bool {
 	const refreshGrace = 250 * time.Millisecond
 	took := c.To - c.From
@@ -175,7 +175,7 @@ func (w *simWorker) settled(c call) bool {
 	return len(w.s.servers) == 1 && !w.s.mayBeLate(w.p, w.s.start.Add(c.From))
 }
 
-// sleep waits, and reports whether the work goes on.
+// sleep waits, and reports whether to go on working.
 func (w *simWorker) sleep(d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -204,7 +204,7 @@ func (w *simWorker) turn(style simStyle) {
 	c.turn.kind = c.kind
 	if w.chance(10) && !style.several {
 		w.do(ctx, c, opt)
-		w.newToken() // what Do gave back may be late, too
+		w.newToken() // the release by Do may be late, too
 		return
 	}
 	c.begin(ctx)
@@ -230,8 +230,8 @@ func (w *simWorker) obtain(ctx context.Context, keys []string, ttl time.Duration
 	return w.p.locker.Obtain(ctx, keys[0], ttl, opt)
 }
 
-// obtaining returns the context of a call: for most calls long, for some short or over, for
-// some one that is cancelled, or without a deadline.
+// obtaining returns the context of a call: most have a long deadline, some a short one or none, and
+// some are over already or are canceled.
 func (w *simWorker) obtaining(style simStyle) (context.Context, context.CancelFunc) {
 	switch n := w.random.IntN(100); {
 	case n < 50:
@@ -253,7 +253,7 @@ func (w *simWorker) obtaining(style simStyle) (context.Context, context.CancelFu
 	}
 }
 
-// do has the library do all of a turn.
+// do leaves a whole turn to Client.Do.
 func (w *simWorker) do(ctx context.Context, c *simCall, opt *redislock.Options) {
 	failed := errors.New("failed")
 	c.begin(ctx)
@@ -304,8 +304,8 @@ func (w *simWorker) hold(c *simCall, opt *redislock.Options) {
 	}
 }
 
-// pause waits, but not for longer than the lock is held; if that has a watchdog a bit longer, or
-// it would be given back at the very moment at which it was lost.
+// pause waits, but not for longer than the lock is held. With a watchdog it waits a bit longer, or the
+// lock would be released at the very moment at which it was lost.
 func (w *simWorker) pause(c *simCall, d time.Duration) {
 	held := time.Until(c.lock.ValidUntil())
 	if c.watchdog != nil {
@@ -337,7 +337,7 @@ func (w *simWorker) refresh(c *simCall) {
 // inspect looks at the lock that this worker holds.
 func (w *simWorker) inspect(c *simCall) {
 	if len(w.p.clients) > 1 {
-		return // a quorum cannot be looked at as one
+		return // Inspect does not work on a quorum
 	}
 	ctx, cancel := context.WithTimeout(w.p.ctx, simPatience)
 	defer cancel()
@@ -380,7 +380,7 @@ func (w *simWorker) release(c *simCall) {
 		return
 	}
 	if w.chance(5) {
-		w.sleep(c.ttl / 2) // what is released may be another's by now
+		w.sleep(c.ttl / 2) // the lock that is released may be another's by now
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(w.p.ctx), w.upTo(2*simPatience))
 	defer cancel()
@@ -404,11 +404,11 @@ func (w *simWorker) release(c *simCall) {
 	case !w.settled(c.turn.Release):
 		w.newToken() // an attempt of it may be on its way, and hit the token's next lock
 	case c.turn.Release.Err != "":
-		w.turn(c.style) // the token holds it yet
+		w.turn(c.style) // the token still holds it
 	case w.loose:
 		w.newToken()
 	case w.chance(70):
-		w.turn(c.style) // by a token of which refreshes may be on their way
+		w.turn(c.style) // with a token whose refreshes may still be under way
 	}
 	if err := c.lock.Refresh(ctx, c.ttl, nil); err != redislock.ErrNotObtained {
 		w.s.violation("refreshed after its release", c.turn.Key, "%v", err)

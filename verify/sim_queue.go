@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// checkOrder finds out whether anybody has been passed over who has waited for longer and was
-// not disturbed.
+// checkOrder checks that nobody was passed over who has waited for longer and was not disturbed.
 func (s *simulation) checkOrder(c *simCall) {
 	if !c.style.fair || c.since.IsZero() {
 		return
@@ -21,8 +20,8 @@ func (s *simulation) checkOrder(c *simCall) {
 	}
 }
 
-// calmSince is since when nothing has kept the call from its turn. A connection that hangs does
-// if the Redis client waits on it for longer than the lock lives.
+// calmSince is since when nothing has kept the call from its turn. A connection that hangs does so
+// if the Redis client waits for it longer than the lock lives.
 func (c *simCall) calmSince() time.Time {
 	calm := c.s().calmSince(c.w.p)
 	if c.ttl <= simPatience {
@@ -39,7 +38,7 @@ func (c *simCall) waits() bool {
 	return c.turn.Obtain.To == 0 && !c.since.IsZero() && !c.gone && !c.w.p.dead.Load() && c.ctx.Err() == nil
 }
 
-// asks notes that a server runs an ask for a place in its queue.
+// asks records that a server runs an ask for a place in its queue.
 func (s *simulation) asks(value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,7 +55,7 @@ func (s *simulation) asks(value string) {
 	}
 }
 
-// leaves notes that a server has run what takes a call out of the queue, or passes on its lock.
+// leaves records that a server has taken a call out of the queue, or passed on its lock.
 func (s *simulation) leaves(value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,7 +65,7 @@ func (s *simulation) leaves(value string) {
 	}
 }
 
-// callOf returns the call whose value that is alone; nil if there is none.
+// callOf returns the only call that has the value; nil if there is none.
 func (s *simulation) callOf(value string) *simCall {
 	if i := strings.LastIndex(value, simCallPrefix); i >= 0 {
 		return s.byValue[value[i:]]
@@ -74,8 +73,8 @@ func (s *simulation) callOf(value string) *simCall {
 	return nil
 }
 
-// checkLeft finds out whether what asked for a place in a queue when its call was over has
-// been followed by what undoes that.
+// checkLeft checks that an ask which arrived after its call was over has been followed by a script
+// that undoes it.
 func (s *simulation) checkLeft() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +91,7 @@ func (s *simulation) checkLeft() {
 	}
 }
 
-// checkWaiting finds out whether a lock lies idle while somebody waits for it in order.
+// checkWaiting checks that no lock lies idle while somebody waits for it in order.
 func (s *simulation) checkWaiting() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,8 +114,8 @@ func (s *simulation) checkWaiting() {
 	}
 }
 
-// checkHandedOver finds out whether a lock is held for a call that is over, or for a process
-// that had died or not been heard of when it was handed the lock.
+// checkHandedOver checks that no lock is held for a call that is over, or for a process that had
+// died or had not been heard from when the lock was handed to it.
 func (s *simulation) checkHandedOver() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,12 +133,12 @@ func (s *simulation) checkHandedOver() {
 			switch {
 			case c.w.p.dead.Load():
 				p := c.w.p
-				known := p.died.Add(4 * time.Second) // not heard of for so long
+				known := p.died.Add(4 * time.Second) // not heard from for that long
 				if !p.machine && s.disturbedAll.Before(p.died) && later(p.disturbed.Add(simSettled), c.since.Add(2*time.Second)).Before(p.died) {
 					known = p.died.Add(100 * time.Millisecond) // the server has seen its connections end
 				}
 				if s.servers[0].lastSet().After(c.since) {
-					continue // who is heard of goes by the clock
+					continue // the clock decides who has been heard from
 				}
 				if style.fair && set.After(known) {
 					s.violationLocked("handed to the dead", style.key(), "worker %d, %v after its death", c.turn.Worker, set.Sub(c.w.p.died))
@@ -165,8 +164,8 @@ func (s *simulation) leftOf(c *simCall, style simStyle) time.Duration {
 	return 0
 }
 
-// checkHandover finds out whether a lock that was given back has come to this call, which
-// waited for it, in the same step.
+// checkHandover checks that a lock that was released has come, in the same step, to this call,
+// which waited for it.
 func (s *simulation) checkHandover(c *simCall) {
 	released := s.released[c.turn.Key]
 	if !c.style.fair || c.since.IsZero() || released.IsZero() || len(s.servers) > 1 {

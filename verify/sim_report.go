@@ -29,7 +29,7 @@ func newSimReport() *simReport {
 
 func (r *simReport) count(s *simulation) { r.simulated += s.now() }
 
-// countCall takes in a call that is over.
+// countCall adds a call that is over.
 func (r *simReport) countCall(c *simCall) {
 	key := simRowKey{len(c.s().servers), c.style.name}
 	if r.rows[key] == nil {

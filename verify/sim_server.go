@@ -22,7 +22,7 @@ import (
 // scripts see the time of day, may be set.
 type simServer struct {
 	redis *miniredis.Miniredis
-	// runs is told of each script of a lock, and has it run.
+	// runs is told of each script of a lock, and makes it run.
 	runs func(s *simServer, script simScript, run func())
 
 	running sync.Mutex           // held while such a script runs, or a lock is set
@@ -45,7 +45,7 @@ type simScript struct {
 	keys, args []string
 }
 
-// scriptFiles finds in the library's source what files its scripts are made of.
+// scriptFiles finds, in the library's source, the files that its scripts are made of.
 var scriptFiles = regexp.MustCompile(`loadScript\((".*")\)`)
 
 // scriptNames are the names of scripts by their digests: each is that of its last file.
@@ -65,7 +65,7 @@ var scriptNames = sync.OnceValue(func() map[string]string {
 func readLibrary(file string) string {
 	source, err := os.ReadFile(filepath.Join("..", file))
 	if err != nil {
-		panic(err) // not in the tree
+		panic(err) // not run in the source tree
 	}
 	return string(source)
 }
@@ -97,7 +97,7 @@ func startSimServer(runs func(*simServer, simScript, func())) *simServer {
 	}
 	conn, err := s.redis.Dial() // starts it
 	if err != nil {
-		panic(err) // nothing that could fail
+		panic(err) // cannot fail
 	}
 	_ = conn.Close()
 	s.redis.Server().SetPreHook(s.before)
@@ -130,7 +130,7 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 		}
 	case "SCRIPT":
 		s.running.Lock()
-		clear(s.known) // there is no other use of it than to flush
+		clear(s.known) // SCRIPT is used only to flush
 		s.running.Unlock()
 	case "TIME":
 		now := s.clock()
@@ -147,7 +147,7 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 	return false
 }
 
-// run runs a script, with no other at the same time. It reports whether it has.
+// run runs a script while no other runs. It reports whether it did.
 func (s *simServer) run(peer *server.Peer, command string, args []string) bool {
 	s.running.Lock()
 	defer s.running.Unlock()
@@ -172,7 +172,7 @@ func (s *simServer) dispatchLocked(peer *server.Peer, command string, args []str
 	s.set(func(s *simServer) { s.inside = nil })
 }
 
-// letTimePass has TTLs pass.
+// letTimePass makes TTLs pass.
 func (s *simServer) letTimePass() {
 	s.passing.Lock()
 	defer s.passing.Unlock()
@@ -199,7 +199,7 @@ func (s *simServer) clock() time.Time {
 	return time.Now().Add(s.clockOff)
 }
 
-// leftovers are the keys but those of fencing counters.
+// leftovers are the keys other than fencing counters.
 func (s *simServer) leftovers() []string {
 	s.letTimePass()
 	var keys []string
@@ -216,7 +216,7 @@ func (s *simServer) setClock(by time.Duration) {
 	s.set(func(s *simServer) { s.clockOff, s.clockSet = s.clockOff+by, time.Now() })
 }
 
-// lastSet is when the clock was set the last time.
+// lastSet is when the clock was last set.
 func (s *simServer) lastSet() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 // simMarked is for how long a node knows what a try by a custom token has taken.
 const simMarked = 2 * time.Second
 
-// A simTaking is that a try by a custom token took a key that its token did not have.
+// A simTaking records that a try with a custom token took a key that the token did not have.
 type simTaking struct {
 	mark string
 	at   time.Time
@@ -86,8 +86,8 @@ func (s *simServer) forgetTakings(keys []string) {
 	}
 }
 
-// checkUndone finds out whether a try that failed gives back what it took, and nothing else:
-// no key that its token had before, and none that another call of it counts on.
+// checkUndone checks that a failed try gives back what it took, and nothing else: no key that its
+// token had before, and none that another call with the token counts on.
 func (s *simulation) checkUndone(server *simServer, script simScript, run func()) {
 	value, mark := script.args[0], script.args[1]
 	var its, others []string

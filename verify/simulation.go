@@ -120,8 +120,8 @@ func (s simStyle) options(w *simWorker, c *simCall) *redislock.Options {
 	return opt
 }
 
-// kind chooses that of one call: at times one that does not go with the others. A custom token
-// is always of the same.
+// kind chooses the kind of one call: at times one that does not go with the others. A custom token
+// always has the same kind.
 func (s simStyle) kind(w *simWorker) (shared bool, limit int) {
 	random := w.random
 	if s.token {
@@ -147,9 +147,9 @@ type simulation struct {
 	seed       uint64
 	random     *rand.Rand
 	start      time.Time
-	stop       chan struct{} // closed when workers shall stop
+	stop       chan struct{} // closed when workers should stop
 	styles     []simStyle
-	clockRules bool // over how long locks are held
+	clockRules bool // whether a server's clock decides how long locks are held
 	servers    []*simServer
 	processes  []*simProcess
 	burying    sync.WaitGroup
@@ -179,7 +179,7 @@ type simFence struct {
 	token  string
 }
 
-// simulate runs a round. It has to be called in a bubble of simulated time.
+// simulate runs a round. It must be called in a bubble of simulated time.
 func simulate(seed uint64, duration time.Duration, report *simReport) *simulation {
 	s := &simulation{
 		seed:      seed,
@@ -234,7 +234,7 @@ func (s *simulation) setUp() {
 	}
 }
 
-// run has faults happen, with quiet times between, in which all has to come right again.
+// run makes faults happen, with quiet times between them, in which everything must come right again.
 func (s *simulation) run(duration time.Duration) {
 	for time.Since(s.start) < duration {
 		s.weather(simStorm, 1500*time.Millisecond, false)
@@ -242,7 +242,7 @@ func (s *simulation) run(duration time.Duration) {
 	}
 }
 
-// weather has faults happen for some time, a mean gap after each other.
+// weather makes faults happen for some time, with the given mean gap between them.
 func (s *simulation) weather(lasts, gap time.Duration, harmless bool) {
 	for end := time.Now().Add(lasts); time.Now().Before(end); {
 		s.sleep(time.Duration(s.random.ExpFloat64() * float64(gap)))
@@ -291,8 +291,8 @@ func (s *simulation) tearDown() {
 	s.report.count(s)
 }
 
-// libraryGoroutines are those that the library has started: for lanes, on which tasks are, for
-// subscriptions, for releases that go on.
+// libraryGoroutines are those that the library has started: for lanes that have tasks, for
+// subscriptions, and for releases that have not ended.
 func libraryGoroutines() []string {
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
@@ -305,7 +305,7 @@ func libraryGoroutines() []string {
 	return library
 }
 
-// replaceProcess has a process die, or its machine, and another take its place.
+// replaceProcess makes a process die, or its machine, and lets another take its place.
 func (s *simulation) replaceProcess(slot int, machine bool) {
 	old := s.processes[slot]
 	old.die(machine)
@@ -324,8 +324,8 @@ func (s *simulation) anyProcess(random *rand.Rand) *simProcess {
 	return s.processes[random.IntN(len(s.processes))]
 }
 
-// mayBeLate reports whether commands of a process that were sent since then may yet come into
-// effect, or may have done so late.
+// mayBeLate reports whether commands that a process has sent since then may still come into effect,
+// or may have done so late.
 func (s *simulation) mayBeLate(p *simProcess, since time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -15,12 +15,12 @@ import (
 var simulated = flag.Duration("simulated", 10*time.Minute, "how long, in simulated time, the simulation lasts")
 
 func TestSimulation(t *testing.T) {
-	const longest = 5 * time.Minute // of a round: the more of them the more often it is looked for what is left
+	const longest = 5 * time.Minute // of a round: leftovers are looked for at the end of each
 	first := *seed
 	if first == 0 {
 		first = rand.Uint64N(1e9) + 1
 	}
-	defer debug.SetGCPercent(debug.SetGCPercent(800)) // there is little that lives long
+	defer debug.SetGCPercent(debug.SetGCPercent(800)) // little lives for long
 	report, started := newSimReport(), time.Now()
 	defer func() {
 		took := time.Since(started)
@@ -30,12 +30,12 @@ func TestSimulation(t *testing.T) {
 	for seed := first; report.simulated < *simulated && !t.Failed(); seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			s := simulate(seed, min(longest, *simulated-report.simulated), report)
-			s.fail(t) // here: with goroutines left the bubble does not end well
+			s.fail(t) // here, because a bubble panics if goroutines are left
 		})
 	}
 }
 
-// fail reports what promises were not kept.
+// fail reports which promises were broken.
 func (s *simulation) fail(t *testing.T) {
 	for i, v := range s.violations {
 		if i > 4 {

@@ -65,8 +65,8 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// tryFault runs a round. It takes some seconds: the more of them the less porcupine has to
-// remember, and the more often it is looked for what is left behind.
+// tryFault runs a round of some seconds. With more and shorter rounds, porcupine has less to remember,
+// and leftovers are looked for more often.
 func tryFault(t *testing.T, d deployment, fault fault, seed uint64, row *row) {
 	const longest = 15 * time.Second
 	start := time.Now()

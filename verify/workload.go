@@ -19,7 +19,7 @@ const lockTTL = time.Second
 type style struct {
 	name      string // says what opt has
 	keys      int
-	confirmed bool // by so many replicas that a failover cannot lose the lock
+	confirmed bool // by enough replicas that a failover cannot lose the lock
 	opt       redislock.Options
 }
 
@@ -59,8 +59,8 @@ func (s style) options(key string, watchdog redislock.Watchdog, random *rand.Ran
 	return &opt
 }
 
-// A workload is clients that obtain, hold, refresh and release locks of all styles, and
-// note what they see.
+// A workload is a set of clients that obtain, hold, refresh and release locks of all styles, and
+// record what they see.
 type workload struct {
 	note     func(turn)
 	clients  []client
@@ -115,7 +115,7 @@ func (w *workload) work(worker int, locker *redislock.Client, key string, style 
 		w.turn(&turn, locker, opt, random)
 		w.note(turn)
 		if turn.Obtain.Err != "" && !turn.Refused {
-			// Redis is away. Not all at once when it is back.
+			// Redis is away. The workers should not all return at once when it is back.
 			time.Sleep(time.Duration(random.IntN(50)) * time.Millisecond)
 		}
 	}
@@ -140,7 +140,7 @@ func (w *workload) turn(t *turn, locker *redislock.Client, opt *redislock.Option
 	}
 	t.Token, t.Fence = lock.Token(), lock.FenceToken()
 	closed := make(chan time.Duration, 1)
-	go func() { // somebody who has nothing else to do: the worker may be inside a call
+	go func() { // does nothing else, since the worker may be inside a call
 		<-lock.Done()
 		closed <- clock()
 	}()
@@ -177,7 +177,7 @@ func (w *workload) turn(t *turn, locker *redislock.Client, opt *redislock.Option
 	}
 }
 
-// judgeEnd notes what was wrong with the end of a lock that was not released.
+// judgeEnd records what was wrong with the end of a lock that was not released.
 func (w *workload) judgeEnd(t *turn, lock *redislock.Lock, opt *redislock.Options) {
 	late := t.Done - t.ValidUntil
 	if late > hiccup && w.running.steadySince(t.ValidUntil-hiccup) {
@@ -199,7 +199,7 @@ func record(do func() error) call {
 	return c
 }
 
-// end has the workers end their turns and waits for them.
+// end makes the workers end their turns and waits for them.
 func (w *workload) end() {
 	close(w.stop)
 	w.workers.Wait()

@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// patience is for how long workers are waited for that are not served.
+// patience is how long to wait for workers that are not served.
 const patience = 5 * time.Second
 
 // crowd is workers who want one lock.
@@ -25,10 +25,10 @@ type crowd struct {
 	commands   atomic.Int64
 }
 
-// alone is what a holder counts for that is the only one.
+// alone is the weight of a holder that must be the only one.
 const alone = 1000
 
-// writes tells, in the order of a worker's turns, which are a writer's.
+// writes says which of a worker's turns, in order, are a writer's.
 func writes(turn int) bool { return turn%10 == 0 }
 
 // worker is what one of them has seen.
@@ -37,7 +37,7 @@ type worker struct {
 	err              error
 }
 
-// contended has workers want one lock again and again, of one of the kinds that are waited for.
+// contended makes workers want one lock again and again, of one of the kinds for which they wait.
 func (p Participant) contended(ctx context.Context, server *redis.Client, job Job) (map[string]float64, error) {
 	c := &crowd{job: job, plain: p.Plain}
 	job.Setup.Count = func(commands int) { c.commands.Add(int64(commands)) }
@@ -74,7 +74,7 @@ func (p Participant) contended(ctx context.Context, server *redis.Client, job Jo
 	return c.figures(workers, after-before)
 }
 
-// count returns how many commands were sent so far. A client that does not count them sends scripts and
+// count returns how many commands have been sent so far. A client that does not count them sends scripts and
 // plain commands that no script contains.
 func (c *crowd) count(ctx context.Context, server *redis.Client) (float64, error) {
 	if counted := c.commands.Load(); counted > 0 {
@@ -88,7 +88,7 @@ func (c *crowd) count(ctx context.Context, server *redis.Client) (float64, error
 	return calls, err
 }
 
-// with takes the lock for a worker's turn of that number. weight is what the holder counts for.
+// with takes the lock for a worker's turn of that number. weight is the holder's weight.
 func (c *crowd) with(ctx context.Context, locker Locker, turn int, held func(weight int32)) error {
 	const key = "bench:one"
 	switch c.job.Kind {
@@ -105,7 +105,7 @@ func (c *crowd) with(ctx context.Context, locker Locker, turn int, held func(wei
 	}
 }
 
-// admits reports whether those inside may be there at a time, of whom the last has that weight.
+// admits reports whether those inside, the last of whom has that weight, may be there together.
 func (c *crowd) admits(inside, weight int32) bool {
 	switch {
 	case weight == alone:

@@ -15,7 +15,7 @@ import (
 // takers is how many goroutines take and release the locks that are kept.
 const takers = 64
 
-// settle is how long goroutines that wait for more of the warming up have to give up.
+// settle is how long to wait for goroutines left from the warm-up to end.
 const settle = 500 * time.Millisecond
 
 // kept takes many locks and keeps them alive for a while.
@@ -72,7 +72,7 @@ func (p Participant) kept(ctx context.Context, server *redis.Client, job Job) (m
 	}, nil
 }
 
-// each calls do for all numbers below n, some at a time.
+// each calls do for all numbers below n, several at a time.
 func each(n int, do func(i int) error) error {
 	var group sync.WaitGroup
 	errs := make([]error, takers)
@@ -95,7 +95,7 @@ func heapInUse() uint64 {
 	return stats.HeapAlloc + stats.StackInuse
 }
 
-// cpuTime is what this process has used.
+// cpuTime is the CPU time that this process has used.
 func cpuTime() time.Duration {
 	var usage syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage)

@@ -15,7 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// TTL is that of all locks, and RefreshInterval that of those that are kept alive.
+// TTL is the TTL of all locks; RefreshInterval is how often locks that are kept alive are refreshed.
 const (
 	TTL             = 15 * time.Second
 	RefreshInterval = 5 * time.Second
@@ -33,20 +33,20 @@ type Participant struct {
 	Connect func(Setup) (Locker, error)
 }
 
-// A Setup is what a client shall do.
+// A Setup says how a client should work.
 type Setup struct {
 	Addr string
-	// Pipelined has commands of several goroutines share round trips.
+	// Pipelined makes commands of several goroutines share round trips.
 	Pipelined bool
-	// Connections is how many a client may have at a time that is not pipelined.
+	// Connections is how many connections a client that is not pipelined may have at a time.
 	Connections int
-	// Waits is whether locks are waited for.
+	// Waits is whether callers wait for locks.
 	Waits bool
 	// Count counts the commands that were sent, if it is not nil.
 	Count func(commands int) `json:"-"`
 }
 
-// A Locker takes locks by one client.
+// A Locker takes locks through one client.
 type Locker interface {
 	// With waits for the lock, calls held (unless it is nil), and releases the lock.
 	With(ctx context.Context, key string, held func()) error
@@ -56,8 +56,7 @@ type Locker interface {
 	Close()
 }
 
-// A Sharer takes locks that have several holders by one client. Both methods do what With of Locker
-// does.
+// A Sharer takes locks that have several holders through one client. Both methods work like Locker.With.
 type Sharer interface {
 	// WithPlace takes one of n places.
 	WithPlace(ctx context.Context, key string, n int, held func()) error
@@ -78,7 +77,7 @@ type Job struct {
 	Time    time.Duration // of the measurement
 }
 
-// What a Job may be.
+// The kinds of jobs.
 const (
 	Uncontended = "uncontended"
 	Contended   = "contended"

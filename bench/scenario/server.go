@@ -56,7 +56,7 @@ func serverTime(ctx context.Context, server *redis.Client) time.Duration {
 	return time.Duration(seconds * float64(time.Second))
 }
 
-// Client returns a go-redis client for a setup, and what closes it.
+// Client returns a go-redis client for a setup, and a function that closes it.
 func (s Setup) Client() (redis.UniversalClient, func(), error) {
 	client := redis.NewClient(&redis.Options{Addr: s.Addr, PoolSize: s.Connections})
 	if s.Count != nil {
@@ -96,8 +96,8 @@ func (h countHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 	}
 }
 
-// KeepByTicker keeps a lock alive for a library that does not: it calls extend at an
-// interval, from a goroutine, until the lock is released or extending fails.
+// KeepByTicker keeps a lock alive for a library that does not do so itself: it calls extend at an
+// interval, from a goroutine, until the lock is released or extend fails.
 func KeepByTicker(extend, release func() error) (func() error, func() bool) {
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	failed := make(chan struct{})

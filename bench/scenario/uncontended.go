@@ -61,7 +61,7 @@ func lockAll(ctx context.Context, locker Locker, workers int, duration time.Dura
 	errs := make([]error, workers)
 	end := time.Now().Add(duration)
 	for i := range workers {
-		// The measuring itself shall not allocate.
+		// The measurement itself must not allocate.
 		times[i] = make([]time.Duration, 0, int(duration.Seconds()*30000)/min(workers, 8)+1000)
 		group.Go(func() {
 			key := fmt.Sprintf("bench:%d", i)

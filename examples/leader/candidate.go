@@ -32,8 +32,8 @@ func (c *candidate) stand(ctx context.Context) error {
 }
 
 // lead is the job. It has to end with its context, which ends no later than the leadership. (A
-// process that was stopped learns of the end when it goes on. If a bit of the job that it has
-// begun could do harm, let a fencing token prevent that.)
+// process that was stopped learns of the end only when it continues. If the part of the job that it
+// had begun could do harm then, do that part under a lock of its own with a fencing token.)
 func (c *candidate) lead(ctx context.Context) error {
 	fmt.Println(c.name, "leads")
 	for ctx.Err() == nil {

@@ -12,11 +12,10 @@ import (
 	"strings"
 )
 
-// To compile each mutant takes longer than to test it. So most of them are compiled together:
-// the place that a mutant changes is there twice, and a variable of the environment says which
-// of the two is in force.
+// Compiling a mutant takes longer than testing it. So most of them are compiled together: the place
+// that a mutant changes exists twice, and an environment variable says which of the two is in force.
 
-// A unit is the part of a file that is there twice.
+// A unit is the part of a file that exists twice.
 type unit struct {
 	from, to int // offsets
 	kind     unitKind
@@ -36,7 +35,7 @@ const (
 	reachedVariable = "MUTANT_REACHED" // a file that the numbers of the mutants are written to which are reached
 )
 
-// switchFile is the file that the combined library has more than the library.
+// switchFile is the file that the combined library has in addition to the library's.
 const switchFile = `package redislock
 
 import (

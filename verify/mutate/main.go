@@ -5,11 +5,12 @@
 //	go run ./mutate -log mutants.log -report report.md # all of them: hours
 //	go run ./mutate -every 40 -only 'lease.go'         # some of them
 //
-// What is in the log is not tried again, as long as the file that it changes is the same. For a
-// new test take the lines with "survived" out of it.
+// Mutants in the log are not tried again, as long as the file that they change is the same. To try a
+// new test, remove the lines with "survived" from the log.
 //
-// The exit status is 1 if a mutant survives that is not named in the file of -equivalent. A line
-// of that is what the log has of the mutant last, " | ", and why nobody can see it.
+// The exit status is 1 if a mutant survives that is not named in the file of -equivalent. Each line of
+// that file is the last field of the mutant's line in the log, " | ", and why nobody can see the
+// mutant.
 package main
 
 import (

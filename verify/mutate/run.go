@@ -20,8 +20,8 @@ const (
 	notCompiled = "not compiled"
 )
 
-// A worker has a copy of the library to itself, in which it tries one mutant after the other,
-// and a build cache: what is compiled of a mutant is tens of megabytes that are of no use later.
+// A worker has a copy of the library to itself, in which it tries one mutant after another, and a
+// build cache: compiling a mutant leaves tens of megabytes that are of no use later.
 type worker struct {
 	root, cache, temp string
 	stages            []*stage
@@ -59,8 +59,8 @@ func newWorker(library, dir string, stages []*stage) (*worker, error) {
 	})
 }
 
-// prepare compiles the combined library, and runs all stages without a mutant. It gives them
-// their time from how long that took.
+// prepare compiles the combined library, and runs all stages without a mutant. It sets their time
+// limits by how long that took.
 func (w *worker) prepare(ctx context.Context, sources []*source) error {
 	if err := w.combineAll(ctx, sources); err != nil {
 		return err
@@ -184,7 +184,7 @@ func (w *worker) test(ctx context.Context, s *stage, binary string, args []strin
 	return output, err
 }
 
-// environment has the combined library be with a mutant.
+// environment makes the combined library use a mutant.
 func (w *worker) environment(number int) []string {
 	return []string{fmt.Sprintf("%s=%d", numberVariable, number), libraryVariable + "=" + w.root}
 }
