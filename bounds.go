@@ -46,6 +46,8 @@ func (o *Options) checkBounds() error {
 		return fmt.Errorf("redislock: HoldAtLeast of %v with Shared: other readers would be let in anyway; use Limit, or an exclusive lock", o.HoldAtLeast)
 	case o.HoldAtLeast > 0 && strings.HasPrefix(o.Token, keepMark):
 		return fmt.Errorf("redislock: Token %q with HoldAtLeast: it must not begin with a zero byte, which marks released keys", o.Token)
+	case o.Token == keepMark:
+		return fmt.Errorf("redislock: Token %q: released keys that stay begin with it; use another", o.Token)
 	default:
 		return nil
 	}
@@ -157,6 +159,24 @@ func (l *lease) giveBack() (first bool) {
 	first = !b.givenBack
 	b.givenBack = true
 	return first
+}
+
+// isGivenBack reports whether the lock is known to have been released. Another release would find the lock
+// that the same custom token has obtained since.
+func (l *lease) isGivenBack() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.boundsLocked()
+	return b != nil && b.givenBack
+}
+
+// keepNothing has the keys not stay after the release: nothing was done under the lock.
+func (l *lease) keepNothing() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if b := l.boundsLocked(); b != nil {
+		b.mark = ""
+	}
 }
 
 // keeping returns the call that releases the lock on one server, but has its keys stay for what is

@@ -528,3 +528,74 @@ func TestOptions_holdAtMostOnRealServers(t *testing.T) {
 		})
 	}
 }
+
+// A second Release does not take what the same custom token has obtained since.
+func TestBounds_releasedTwice(t *testing.T) {
+	t.Parallel()
+	for name, opt := range map[string]redislock.Options{
+		"limited": {Token: "mine", Limit: 2, HoldAtLeast: time.Hour},
+		"longest": {Token: "mine", HoldAtMost: time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+			first := obtain(t, rdb, &opt)
+			require.NoError(t, first.Release(t.Context()))
+			second := obtain(t, rdb, &opt)
+			require.Equal(t, redislock.ErrLockNotHeld, first.Release(t.Context()))
+			left, err := second.TTL(t.Context())
+			require.NoError(t, err)
+			require.Positive(t, left)
+			require.NoError(t, second.Release(t.Context()))
+		})
+	}
+}
+
+// With a limit no more than that many obtain the lock within HoldAtLeast, whoever releases when.
+func TestHoldAtLeast_limit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rdb := redistest.Simulated(t)
+		opt := &redislock.Options{Limit: 2, HoldAtLeast: 10 * time.Second, RetryStrategy: redislock.FairQueue()}
+		start := time.Now()
+		for i := range 6 {
+			lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, opt)
+			require.NoError(t, err)
+			require.NoError(t, lock.Release(t.Context()))
+			require.Equal(t, redislock.ErrLockNotHeld, lock.Release(t.Context()))
+			waited := time.Since(start)
+			require.GreaterOrEqual(t, waited, time.Duration(i/2)*10*time.Second, "%d", i)
+			require.Less(t, waited, time.Duration(i/2)*11*time.Second+time.Second, "%d", i)
+		}
+		info, err := redislock.Inspect(t.Context(), rdb, key)
+		require.NoError(t, err)
+		require.Len(t, info.Holders, 2)
+		for _, holder := range info.Holders {
+			require.True(t, holder.Released)
+			require.Len(t, holder.Value, 22)
+		}
+		time.Sleep(time.Minute)
+		requireGone(t, rdb, key)
+	})
+}
+
+// The rest of a lock of several keys that was lost does not stay.
+func TestHoldAtLeast_lostInPart(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	lock, err := redislock.ObtainMulti(t.Context(), rdb, []string{"a", "b", "a"}, ttl, &redislock.Options{HoldAtLeast: time.Hour})
+	require.NoError(t, err)
+	require.NoError(t, rdb.Set(t.Context(), "b", "somebody else's", 0).Err())
+	require.Equal(t, redislock.ErrLockNotHeld, lock.Release(t.Context()))
+	requireGone(t, rdb, "a")
+	require.Equal(t, "somebody else's", rdb.Get(t.Context(), "b").Val())
+}
+
+// A zero byte is the beginning of all keys that stay, and no token.
+func TestBounds_zeroToken(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
+	require.NoError(t, obtain(t, rdb, &redislock.Options{HoldAtLeast: time.Hour}).Release(t.Context()))
+	_, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{Token: "\x00"})
+	require.ErrorContains(t, err, `Token "\x00"`)
+	require.ErrorContains(t, redislock.New(rdb).ReleaseByToken(t.Context(), key, "\x00"), `token "\x00"`)
+	requireTTL(t, rdb, key, time.Hour)
+}

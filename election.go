@@ -44,6 +44,9 @@ type Election struct {
 // ([Election.Leader]). HoldAtMost limits a term; HoldAtLeast is the least time between the beginnings
 // of two terms.
 //
+// A RetryStrategy that counts, such as [LimitRetry], counts over all campaigns. A Watchdog of your own must
+// serve one term after the other, and its Stop ends it for everything that shares it.
+//
 // opt is copied, and may be nil. Run and Leader return an error if an argument is invalid.
 func NewElection(client *Client, key string, ttl time.Duration, opt *Options) *Election {
 	e := &Election{keys: []string{key}, ttl: ttl}
@@ -97,7 +100,13 @@ func (e *Election) Run(ctx context.Context, fn func(ctx context.Context) error) 
 		if err != nil {
 			return err
 		}
-		if lost, err := e.lead(ctx, lock, held, fn); !lost || ctx.Err() != nil {
+		lost, err := e.lead(ctx, lock, held, fn)
+		switch {
+		case !lost:
+			return err
+		case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
+			return errors.Join(err, ctx.Err()) // nil would say that the work is done
+		case ctx.Err() != nil:
 			return err
 		}
 	}
@@ -183,7 +192,9 @@ func (e *Election) lead(ctx context.Context, lock *Lock, holding context.Context
 			err = errors.Join(err, cause)
 		}
 	}()
-	if err = held.Err(); err == nil { // else it has ended on the way here
+	if err = held.Err(); err != nil { // it has ended on the way here
+		lock.lease.keepNothing()
+	} else {
 		err = fn(held)
 	}
 	return ended.Err() != nil, err

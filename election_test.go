@@ -3,8 +3,11 @@ package redislock_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -413,4 +416,62 @@ type kindCounts map[string]int
 func (k kindCounts) Begin(ctx context.Context, op redislock.Operation) (context.Context, func(redislock.Outcome)) {
 	k[op.Kind+" "+op.Name]++
 	return ctx, nil
+}
+
+// endsAtGrant ends a context as soon as a script was answered.
+type endsAtGrant struct {
+	redis.Hook
+	cancel context.CancelFunc
+}
+
+func (h endsAtGrant) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h endsAtGrant) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (h endsAtGrant) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if err == nil && strings.HasPrefix(cmd.Name(), "eval") {
+			h.cancel()
+		}
+		return err
+	}
+}
+
+// A term that ends before anything is done in it does not keep the others from leading.
+func TestElection_nothingDone(t *testing.T) {
+	t.Parallel()
+	server := redistest.Embedded(t)
+	rdb, other := redistest.Client(t, server.Addr()), redistest.Client(t, server.Addr())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	rdb.AddHook(endsAtGrant{cancel: cancel})
+	e := redislock.NewElection(redislock.New(rdb), key, ttl, &redislock.Options{HoldAtLeast: time.Hour})
+	err := e.Run(ctx, func(context.Context) error {
+		t.Error("it leads")
+		return nil
+	})
+	require.ErrorIs(t, err, context.Canceled)
+	requireGone(t, other, key)
+}
+
+// If the context ends too while fn returns because of a loss, that is no success.
+func TestElection_lostAndCanceled(t *testing.T) {
+	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, nodes []*redis.Client) {
+		for _, returned := range []error{nil, io.EOF} {
+			ctx, cancel := context.WithCancel(t.Context())
+			err := candidate(locker, "").Run(ctx, func(held context.Context) error {
+				for _, node := range nodes {
+					require.NoError(t, node.Del(t.Context(), key).Err())
+				}
+				<-held.Done()
+				cancel()
+				return returned
+			})
+			require.ErrorIs(t, err, context.Canceled)
+			require.Equal(t, returned != nil, errors.Is(err, io.EOF))
+		}
+	})
 }

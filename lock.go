@@ -306,6 +306,9 @@ func (l *Lock) release(ctx context.Context) (canceled bool, _ error) {
 	if l.claim == nil {
 		return false, errNoClient
 	}
+	if l.lease.isGivenBack() {
+		return false, ErrLockNotHeld
+	}
 	held, err := l.delete(ctx)
 	if err != nil {
 		return endedBy(ctx, err)

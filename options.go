@@ -110,7 +110,8 @@ type Options struct {
 	// whoever waits for it gets it when the time is over. A waiter in a [FairQueue] may learn
 	// of that up to a second late. A lock that was lost, for example by its TTL, does not stay.
 	// If Redis does not answer Release, the release continues in the background, unless Token
-	// is a custom one. A custom Token must not begin with a zero byte.
+	// is a custom one. A custom Token must not begin with a zero byte. MinReplicas does not confirm
+	// that the key stays.
 	//
 	// With a Limit the holder's place stays taken, so that no more than Limit callers obtain the
 	// lock within that time. With Shared it is an error: other readers would be let in anyway.
@@ -125,7 +126,8 @@ type Options struct {
 	//
 	// The time is counted in whole milliseconds, at least one, from just before the command that
 	// obtained the lock. [Lock.Done] closes at [Lock.ValidUntil], which is earlier by one percent
-	// of the last TTL. A call with the same custom Token starts the time again.
+	// of the last TTL. A call with the same custom Token starts the time again. Waiting that would
+	// end with the TTL ends with HoldAtMost if that is shorter; see MaxWait.
 	// Default (0): for as long as it is refreshed.
 	HoldAtMost time.Duration
 

@@ -7,8 +7,8 @@
 -- ARGV[3]  for how long they stay, in milliseconds
 --
 -- Reply: 1 if all keys had the value and have the mark now, or have it from an earlier run of
--- this script. Else 0: of several keys, those with the value have the mark even so, since
--- nobody holds all of them any more.
+-- this script. Else 0: of several keys, those with the value are gone, since nobody holds all of
+-- them any more, and a lock that is lost does not stay.
 
 local held = 0
 local mine = {}
@@ -21,10 +21,16 @@ for i = 1, #KEYS do
 		held = held + 1
 	end
 end
+if held < #KEYS then
+	for i = 1, #mine do
+		redis.call('del', mine[i])
+	end
+	return 0
+end
 for i = 1, #mine do
 	-- The first write needs no memory: after it, the server no longer refuses writes for
 	-- lack of memory.
 	redis.call('pexpire', mine[i], ARGV[3])
 	redis.call('set', mine[i], ARGV[2], 'px', ARGV[3])
 end
-return held == #KEYS and 1 or 0
+return 1

@@ -333,7 +333,7 @@ func TestObserver_lost(t *testing.T) {
 				&redislock.Options{Watchdog: redislock.NewTickWatchdog(time.Millisecond)},
 				func() error { return rdb.Del(t.Context(), "gone").Err() }, "lost", "gone or somebody else's"},
 			{"not refreshed", 300 * time.Millisecond, nil, func() error { return nil }, "lost", "not refreshed since"},
-			{"held for its longest", ttl, &redislock.Options{HoldAtMost: 300 * time.Millisecond},
+			{"HoldAtMost", ttl, &redislock.Options{HoldAtMost: 300 * time.Millisecond},
 				func() error { return nil }, "overdue", "held for as long as HoldAtMost allows, 300ms"},
 		} {
 			t.Run(test.name, func(t *testing.T) {

@@ -194,7 +194,7 @@ func (c *simCall) watchDone() {
 		if late := now.Sub(c.lock.ValidUntil()); late > 0 && !strings.Contains(cause.Error(), "gone") {
 			s.violationLocked(doneLate, c.turn.Key, "worker %d: by %v", c.turn.Worker, late)
 		}
-		overdue := strings.Contains(cause.Error(), "held for its longest")
+		overdue := strings.Contains(cause.Error(), "HoldAtMost")
 		expired := overdue || strings.Contains(cause.Error(), "not refreshed")
 		calm := now.Sub(s.calmSince(c.w.p))
 		kept := c.watchdog != nil && !overdue && calm > 2*c.ttl+simPatience && !(c.style.brief && now.Sub(c.w.p.lastStale()) <= c.ttl)
