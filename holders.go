@@ -106,8 +106,7 @@ func holdersKeys(key string) []string {
 // otherKind is what scripts reply if a lock is held by the other kind of several holders.
 const otherKind = -1
 
-// An otherKindError says that callers with Shared and callers with a Limit have met on one key. What
-// was sent may still be under way a second time, and be granted then.
+// An otherKindError says that callers with Shared and callers with a Limit have met on one key.
 type otherKindError struct {
 	key   string
 	limit int32
