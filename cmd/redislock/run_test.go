@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	miniredis "github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -81,28 +82,30 @@ func TestRunPassesArgumentsAsTheyAre(t *testing.T) {
 func TestRunPassesSignalsOn(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	signals := map[string]syscall.Signal{
-		"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT, "USR1": syscall.SIGUSR1,
-		"USR2": syscall.SIGUSR2, "ALRM": syscall.SIGALRM, "CONT": syscall.SIGCONT, "WINCH": syscall.SIGWINCH,
-		"TSTP": syscall.SIGTSTP, "ABRT": syscall.SIGABRT,
-	}
-	script := `trap 'echo TERM; exit 9' TERM; `
-	for name := range signals {
-		script += fmt.Sprintf("trap 'echo %[1]s' %[1]s; ", name)
-	}
-	script += "echo ready; while :; do sleep 0.01; done"
-	p := start(t, urlOf(server), "run", key, "--", "sh", "-c", script)
+	p := start(t, urlOf(server), append([]string{"run", key, "--"}, counting()...)...)
 	require.Equal(t, "ready", p.line())
-	for name, sig := range signals {
-		p.kill(sig)
-		assert.Equal(t, name, p.line())
+	for _, sig := range append(passedOn, syscall.SIGQUIT) {
+		p.kill(sig.(syscall.Signal))
+		assert.Equal(t, sig.String(), p.line())
 	}
 	assert.EqualValues(t, 1, server.Client().Exists(t.Context(), key).Val(), "the lock is held until the command ends")
-	p.kill(syscall.SIGTERM)
-	assert.Equal(t, "TERM", p.line())
-	assert.Equal(t, 9, p.code())
+	p.kill(syscall.SIGQUIT)
+	assert.Equal(t, 7, p.code())
 	assert.Zero(t, server.Client().Exists(t.Context(), key).Val())
 	assert.Empty(t, p.errors())
+}
+
+// Whoever ends the whole group of the program, as timeout does, does not reach the group of the
+// command. Nothing may go on there when the lock is free.
+func TestRunPassesSignalsOnToWhatTheCommandHasStarted(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	p := start(t, urlOf(server), "run", key, "--", "sh", "-c", `sh -c "echo ready; sleep 1000; true"; true`)
+	require.Equal(t, "ready", p.line())
+	p.kill(syscall.SIGTERM)
+	p.nobody()
+	assert.Equal(t, 143, p.code())
+	assert.Zero(t, server.Client().Exists(t.Context(), key).Val())
 }
 
 func TestRunStopsAndContinuesTheCommand(t *testing.T) {
@@ -234,6 +237,31 @@ func TestRunWaitsForSoLong(t *testing.T) {
 	}
 }
 
+// The question who holds the lock may stay without an answer.
+func TestRunIsInterruptibleWhileItAsksWhoHoldsTheLock(t *testing.T) {
+	t.Parallel()
+	server := redistest.Embedded(t)
+	require.NoError(t, server.Set(key, "somebody else"))
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	t.Cleanup(func() { close(answer) })
+	server.Server().SetPreHook(func(_ *miniredis.Peer, command string, args ...string) bool {
+		if strings.HasPrefix(command, "EVAL") && args[1] != "1" { // keys: obtaining takes one
+			asked <- struct{}{}
+			<-answer
+		}
+		return false
+	})
+	p := start(t, "redis://"+server.Addr(), "run", "-no-wait", key, "--", "echo", "it runs")
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		require.Fail(t, "no question", "standard error: %s", p.errors())
+	}
+	p.kill(syscall.SIGTERM)
+	assert.Equal(t, 143, p.code())
+	assert.Empty(t, p.errors())
+}
+
 func TestRunSaysWhoHoldsTheLock(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -304,9 +332,9 @@ func TestRunTellsOfALossThatItFindsLate(t *testing.T) {
 	require.Equal(t, "ready", p.line())
 	require.NoError(t, server.Client().Del(t.Context(), key).Err())
 	require.NoError(t, p.stdin.Close())
-	p.code()
 	// read has met the end of its input, which is its own failure.
 	assert.Equal(t, 1, p.code())
+	assert.Contains(t, p.complaint(), "lost before the command had ended")
 
 	p = start(t, urlOf(server), "run", "-ttl", "1h", key, "--", "sh", "-c", "echo ready; cat")
 	require.Equal(t, "ready", p.line())
@@ -340,6 +368,19 @@ func TestRunGivesTheLockBackUnused(t *testing.T) {
 	assert.Equal(t, 126, p.code())
 	assert.Contains(t, p.complaint(), "exec format error")
 	assert.Zero(t, server.Client().Exists(t.Context(), key).Val())
+}
+
+// The program may have been stopped since it obtained the lock.
+func TestRunStartsNothingUnderALockThatIsAboutToEnd(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	r := &runner{key: key, ttl: 4 * time.Hour, path: "/nowhere/command", command: []string{"command"}}
+	err := r.runUnder(hold(t, server.Client())) // for an hour
+	var f *failure
+	require.ErrorAs(t, err, &f)
+	assert.Equal(t, exitNotHeld, f.code)
+	assert.ErrorContains(t, err, "the command was not started")
+	assert.Zero(t, server.Client().Exists(t.Context(), key).Val(), "given back")
 }
 
 func TestRunOverSentinel(t *testing.T) {
