@@ -73,13 +73,22 @@ func (r *runner) progress(s state, err error) string {
 	return text + ", held by " + holdersOf(s)
 }
 
-// whoHolds says who holds the lock, if that can be found out.
+// whoHolds says who holds the lock, if that can be found out before ctx ends.
 func (r *runner) whoHolds(ctx context.Context) string {
-	s, err := look(ctx, r.client, r.key)
-	if err != nil {
+	answer := make(chan string, 1)
+	go func() { // go-redis does not heed that a context is canceled while it waits for a reply
+		if s, err := look(ctx, r.client, r.key); err == nil {
+			answer <- holdersOf(s)
+		} else {
+			answer <- "somebody else"
+		}
+	}()
+	select {
+	case who := <-answer:
+		return who
+	case <-ctx.Done():
 		return "somebody else"
 	}
-	return holdersOf(s)
 }
 
 func holdersOf(s state) string {
