@@ -73,22 +73,13 @@ func (r *runner) progress(s state, err error) string {
 	return text + ", held by " + holdersOf(s)
 }
 
-// whoHolds says who holds the lock, if that can be found out before ctx ends.
+// whoHolds says who holds the lock, if that can be found out.
 func (r *runner) whoHolds(ctx context.Context) string {
-	answer := make(chan string, 1)
-	go func() { // go-redis does not heed that a context is canceled while it waits for a reply
-		if s, err := look(ctx, r.client, r.key); err == nil {
-			answer <- holdersOf(s)
-		} else {
-			answer <- "somebody else"
-		}
-	}()
-	select {
-	case who := <-answer:
-		return who
-	case <-ctx.Done():
+	s, err := look(ctx, r.client, r.key)
+	if err != nil {
 		return "somebody else"
 	}
+	return holdersOf(s)
 }
 
 func holdersOf(s state) string {
