@@ -29,7 +29,8 @@ type Elector struct {
 // key is that of the election's lock. If the leader dies, another process takes over within ttl. opt may
 // be nil, and is copied; the default Watchdog refreshes every third of ttl, and Metadata says who the
 // candidate is. RetryStrategy and MaxWait are ignored: candidates wait in order, for as long as it
-// takes. Token and Shared are errors, because with them every process would lead.
+// takes. Token, Shared, and a Limit of more than 1 are errors, because with them several processes would
+// lead. So are options with which nobody could lead.
 //
 // Schedulers' clocks differ. If the leader changes between the times at which two of them start a job,
 // both run it, or neither does. A job that must run once each time needs [NewLocker]. A job that is
@@ -37,8 +38,11 @@ type Elector struct {
 func NewElector(client *redislock.Client, key string, ttl time.Duration, opt *redislock.Options) (*Elector, error) {
 	o := withDefaults(opt)
 	o.RetryStrategy, o.MaxWait = redislock.FairQueue(), 0
-	if key == "" {
+	switch key {
+	case "":
 		return nil, errors.New("rlgocron: the key of an election is empty: name it")
+	case o.FenceKey:
+		return nil, fmt.Errorf("rlgocron: FenceKey %q is also the key of the election: use a different key for the counter", key)
 	}
 	if err := check(client, ttl, &o); err != nil {
 		return nil, err
@@ -80,8 +84,10 @@ func (e *Elector) IsLeader(context.Context) error {
 	return fmt.Errorf("%w, nor is it a candidate: %w", ErrNotLeader, e.err)
 }
 
-// Close ends the candidacy, gives up the leadership if this process has it, and waits until that is done:
-// for about a second at most, if Redis does not answer. If the candidacy had already ended, Close returns
+// Close ends the candidacy, gives up the leadership if this process has it, and waits until that is done.
+// If Redis does not answer, that takes about a second, but longer if a command is already under way:
+// go-redis then waits for its own timeouts, by default for several seconds. ContextTimeoutEnabled and a
+// shorter ReadTimeout of the Redis client shorten that. If the candidacy had already ended, Close returns
 // the error that ended it. Closing twice does no harm.
 func (e *Elector) Close() error {
 	e.cancel()

@@ -98,4 +98,6 @@ func TestElectorSaysWhyItIsNoCandidate(t *testing.T) {
 
 	_, err := rlgocron.NewElector(redislock.New(client), "", ttl, nil)
 	assert.ErrorContains(t, err, "empty")
+	_, err = rlgocron.NewElector(redislock.New(client), "leader", ttl, &redislock.Options{FenceKey: "leader"})
+	assert.ErrorContains(t, err, `FenceKey "leader"`)
 }

@@ -41,7 +41,13 @@ const DefaultHoldAtLeast = time.Second
 //     different intervals should each have a locker of their own.
 //   - Watchdog is by default one that refreshes every third of ttl.
 //   - Logger also logs locks that could not be released, because gocron ignores what Unlock returns.
-//   - Token and Shared are errors: with them, every scheduler would run the job.
+//   - RetryStrategy should stay nil, so that Lock tries once. [redislock.LimitRetry] and
+//     [redislock.ExponentialBackoff] count the waits of all calls of Lock, for as long as the locker
+//     is used: a limit of 3 is used up after three waits, whatever the job.
+//   - Token, Shared, and a Limit of more than 1 are errors: with them, several schedulers would run
+//     the job.
+//
+// NewLocker also returns an error for options that no call of Lock could meet.
 //
 // The error of Lock goes to the listener of [gocron.AfterLockError]. It names the job. If another
 // scheduler runs the job, errors.Is finds [redislock.ErrNotObtained] in it. Otherwise it says why Redis
@@ -75,7 +81,7 @@ func withDefaults(opt *redislock.Options) redislock.Options {
 	return o
 }
 
-// check rejects arguments with which no job could ever run, or every scheduler would run it.
+// check rejects arguments with which no job could ever run, or several schedulers would run it.
 func check(client *redislock.Client, ttl time.Duration, opt *redislock.Options) error {
 	switch {
 	case client == nil:
@@ -86,8 +92,25 @@ func check(client *redislock.Client, ttl time.Duration, opt *redislock.Options) 
 		return fmt.Errorf("rlgocron: Token %q: all schedulers would hold the lock by it; leave it empty", opt.Token)
 	case opt.Shared:
 		return errors.New("rlgocron: Shared: all schedulers would hold the lock; leave it false")
+	case opt.Limit < 0 || opt.Limit > 1:
+		return fmt.Errorf("rlgocron: Limit of %d: one scheduler is to hold the lock at a time; leave it 0", opt.Limit)
+	case opt.MinReplicas < 0:
+		return fmt.Errorf("rlgocron: MinReplicas of %d: use the number of replicas, or 0 for none", opt.MinReplicas)
+	default:
+		return checkTimes(opt)
+	}
+}
+
+func checkTimes(opt *redislock.Options) error {
+	switch {
+	case opt.MaxWait < 0:
+		return fmt.Errorf("rlgocron: MaxWait of %v: use a positive time, or 0 for no limit of its own", opt.MaxWait)
 	case opt.HoldAtLeast < 0:
 		return fmt.Errorf("rlgocron: HoldAtLeast of %v: use a positive time, or 0 for the default", opt.HoldAtLeast)
+	case opt.HoldAtMost != 0 && opt.HoldAtMost < time.Millisecond:
+		return fmt.Errorf("rlgocron: HoldAtMost of %v is too short: use at least 1ms, or 0 for no limit", opt.HoldAtMost)
+	case opt.HoldAtMost != 0 && opt.HoldAtLeast > opt.HoldAtMost:
+		return fmt.Errorf("rlgocron: HoldAtLeast of %v is longer than HoldAtMost of %v: raise HoldAtMost", opt.HoldAtLeast, opt.HoldAtMost)
 	default:
 		return nil
 	}

@@ -111,7 +111,12 @@ func TestLockerSaysWhatIsWrong(t *testing.T) {
 		"TTL":           {client, time.Microsecond, redislock.Options{}, "1µs"},
 		"token":         {client, ttl, redislock.Options{Token: "mine"}, `"mine"`},
 		"shared":        {client, ttl, redislock.Options{Shared: true}, "Shared"},
+		"limit":         {client, ttl, redislock.Options{Limit: 3}, "Limit of 3"},
+		"no limit":      {client, ttl, redislock.Options{Limit: -1}, "Limit of -1"},
+		"replicas":      {client, ttl, redislock.Options{MinReplicas: -1}, "MinReplicas of -1"},
 		"hold at least": {client, ttl, redislock.Options{HoldAtLeast: -time.Second}, "-1s"},
+		"hold at most":  {client, ttl, redislock.Options{HoldAtMost: time.Microsecond}, "1µs"},
+		"hold at all":   {client, ttl, redislock.Options{HoldAtLeast: time.Hour, HoldAtMost: time.Minute}, "1h0m0s is longer than HoldAtMost of 1m0s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			locker, err := rlgocron.NewLocker(test.client, test.ttl, &test.opt)
@@ -122,6 +127,19 @@ func TestLockerSaysWhatIsWrong(t *testing.T) {
 			assert.Nil(t, elector)
 		})
 	}
+}
+
+// A limit of 1 is none. An elector waits for as long as it takes.
+func TestOptionsThatAreNotWrong(t *testing.T) {
+	t.Parallel()
+	client := redislock.New(redistest.Client(t, "127.0.0.1:1"))
+	_, err := rlgocron.NewLocker(client, ttl, &redislock.Options{Limit: 1, HoldAtLeast: time.Hour, HoldAtMost: time.Hour})
+	assert.NoError(t, err)
+	_, err = rlgocron.NewLocker(client, ttl, &redislock.Options{MaxWait: -time.Second})
+	assert.ErrorContains(t, err, "MaxWait of -1s")
+	elector, err := rlgocron.NewElector(client, "leader", ttl, &redislock.Options{MaxWait: -time.Second, Limit: 1})
+	require.NoError(t, err)
+	assert.NoError(t, elector.Close())
 }
 
 // An error of Redis is not that of a lock which is held.

@@ -97,19 +97,21 @@ func (c *child) stopBoth() {
 	stopSelf()
 }
 
-func (c *child) signal(sig os.Signal) {
-	_ = c.command.Process.Signal(sig) // fails if it has ended
-}
-
 // end sends a signal that should end the child, and all of its processes if they can be told from
 // others. A process that is stopped has to continue to receive it.
 func (c *child) end(sig syscall.Signal) {
-	for _, sig := range []syscall.Signal{sig, syscall.SIGCONT} {
-		if c.terminal == nil {
-			_ = syscall.Kill(-c.command.Process.Pid, sig)
-		} else {
-			c.signal(sig)
-		}
+	c.signal(sig)
+	c.signal(syscall.SIGCONT)
+}
+
+// signal sends a signal to the child or, if it has a group of its own, to all processes in that: a
+// caller that signals its whole group, as timeout does, no longer reaches them itself.
+func (c *child) signal(sig os.Signal) {
+	number, isNumber := sig.(syscall.Signal)
+	if c.terminal == nil && isNumber {
+		_ = syscall.Kill(-c.command.Process.Pid, number) // fails if all have ended
+	} else {
+		_ = c.command.Process.Signal(sig) // fails if it has ended
 	}
 }
 

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"net/url"
 	"os"
 	"strconv"
@@ -46,8 +47,11 @@ func hasPassword(raw string) bool {
 	return u.User == nil && strings.Contains(raw, "@")
 }
 
+// errNotURL is for a text that is no URL. It may be one whose password is not where it belongs.
+var errNotURL = errors.New("this is not a URL such as redis://host:6379; its text is not shown, because it may contain a password")
+
 // newClient returns the client that a URL describes, without a connection yet. Its errors do not
-// quote a URL with a password.
+// quote a URL that has a password, or may have.
 func newClient(source, raw string) (redis.UniversalClient, error) {
 	client, err := parseURL(raw)
 	switch {
@@ -64,6 +68,9 @@ func newClient(source, raw string) (redis.UniversalClient, error) {
 func parseURL(raw string) (redis.UniversalClient, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
+		return nil, errNotURL // err quotes the text
+	}
+	if err := checkHost(u); err != nil {
 		return nil, err
 	}
 	query := u.Query()
@@ -91,6 +98,24 @@ func parseURL(raw string) (redis.UniversalClient, error) {
 	}
 	opt.ContextTimeoutEnabled = true
 	return redis.NewClient(opt), nil
+}
+
+// checkHost finds out that a URL does not name its host clearly. For go-redis, none means this machine.
+func checkHost(u *url.URL) error {
+	switch {
+	case u.Scheme != "redis" && u.Scheme != "rediss":
+		return nil
+	case u.Opaque != "":
+		return errors.New("there is no // before the host: write a URL such as redis://host:6379")
+	case u.Hostname() == "":
+		return errors.New("the URL has no host: write one such as redis://host:6379")
+	case strings.Contains(u.Hostname(), ":") && !strings.HasPrefix(u.Host, "["):
+		return errNotURL // not IPv6 either: the port, or a password, may be in the wrong place
+	case u.Fragment != "":
+		return errors.New("the URL has a # where none belongs: in a password, write it as %23")
+	default:
+		return nil
+	}
 }
 
 // redisFailure is a failure for an error of Redis, with advice where there is some.

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
 func inspect(args []string) error {
@@ -21,6 +23,9 @@ func inspect(args []string) error {
 	}
 	if len(keys) == 0 {
 		return fail(exitUsage, `no key: say which locks; see "redislock inspect -h"`)
+	}
+	if slices.Contains(keys, "") {
+		return errEmptyKey
 	}
 	client, err := connect(*redisURL)
 	if err != nil {
@@ -94,8 +99,8 @@ type jsonState struct {
 
 type jsonEntry struct {
 	Token    string     `json:"token"`
-	Metadata any        `json:"metadata,omitempty"` // as it is if it is JSON, else a string
-	TTL      float64    `json:"ttl_seconds,omitempty"`
+	Metadata any        `json:"metadata,omitempty"`    // as it is if it is JSON, else a string
+	TTL      *float64   `json:"ttl_seconds,omitempty"` // nil: it has no end
 	Shared   bool       `json:"shared,omitempty"`
 	Released bool       `json:"released,omitempty"`
 	Since    *time.Time `json:"since,omitempty"`
@@ -107,7 +112,11 @@ func printJSON(out io.Writer, keys []string, states []state) error {
 		result[i] = jsonState{Key: keys[i], Limit: s.limit, Holders: []jsonEntry{}, Waiters: []jsonEntry{}}
 		for _, h := range s.holders {
 			e := newJSONEntry(h.value)
-			e.TTL, e.Shared, e.Released = h.ttl.Seconds(), h.shared, h.released
+			e.Shared, e.Released = h.shared, h.released
+			if h.ttl >= 0 {
+				seconds := h.ttl.Seconds()
+				e.TTL = &seconds
+			}
 			result[i].Holders = append(result[i].Holders, e)
 		}
 		for _, w := range s.waiters {
@@ -125,7 +134,7 @@ func newJSONEntry(value string) jsonEntry {
 	token, metadata := splitValue(value)
 	e := jsonEntry{Token: token}
 	switch {
-	case json.Valid([]byte(metadata)):
+	case json.Valid([]byte(metadata)) && utf8.ValidString(metadata): // Valid lets other bytes pass
 		e.Metadata = json.RawMessage(metadata)
 	case metadata != "":
 		e.Metadata = metadata

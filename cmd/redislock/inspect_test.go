@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -78,6 +79,21 @@ func TestInspect(t *testing.T) {
 	assert.Contains(t, text, `"holders": [],`, "not null")
 }
 
+func TestJSONOfWhatOthersWrite(t *testing.T) {
+	t.Parallel()
+	const token = "0123456789012345678901"
+	var out bytes.Buffer
+	require.NoError(t, printJSON(&out, []string{key}, []state{{holders: []entry{
+		{value: token + "{\"host\":\"a\xff\"}", ttl: -time.Millisecond},
+		{value: token + `{"host":"a"}`, ttl: 0},
+	}}}))
+	assert.True(t, utf8.Valid(out.Bytes()))
+	assert.JSONEq(t, `[{"key":"a key","holders":[
+		{"token":"`+token+`","metadata":"{\"host\":\"a\ufffd\"}"},
+		{"token":"`+token+`","metadata":{"host":"a"},"ttl_seconds":0}
+	],"waiters":[]}]`, out.String())
+}
+
 func TestRelease(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -101,6 +117,19 @@ func TestRelease(t *testing.T) {
 	p = start(t, urlOf(server), "release", "-force", key)
 	assert.Equal(t, exitNotHeld, p.code())
 	assert.Contains(t, p.complaint(), "nobody holds")
+}
+
+func TestReleaseSkipsHoldersThatHaveGone(t *testing.T) {
+	t.Parallel()
+	client := redistest.Start(t).Client()
+	lock := hold(t, client)
+	released, err := releaseAll(client, key, []string{"of one that has gone", lock.Token()})
+	require.NoError(t, err)
+	assert.Equal(t, 1, released)
+	assert.Zero(t, client.Exists(t.Context(), key).Val())
+	released, err = releaseAll(client, key, []string{lock.Token()})
+	require.NoError(t, err)
+	assert.Zero(t, released)
 }
 
 func TestReleaseAllOfAKind(t *testing.T) {

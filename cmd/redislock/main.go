@@ -126,7 +126,8 @@ func flags(subcommand, synopsis string) (set *flag.FlagSet, redisURL *string) {
 	return set, redisURL
 }
 
-// parse parses flags before, between and after the other arguments, and returns those others.
+// parse parses flags before, between and after the other arguments, and returns those others. After --
+// there are no more flags.
 func parse(set *flag.FlagSet, args []string) (others []string, _ error) {
 	for {
 		if err := set.Parse(args); err != nil {
@@ -137,13 +138,16 @@ func parse(set *flag.FlagSet, args []string) (others []string, _ error) {
 			}
 			return nil, fail(exitUsage, `%w; see "redislock %s -h"`, err, set.Name())
 		}
-		if set.NArg() == 0 {
-			return others, nil
+		rest := set.Args()
+		if parsed := len(args) - len(rest); len(rest) == 0 || parsed > 0 && args[parsed-1] == "--" {
+			return append(others, rest...), nil
 		}
-		others = append(others, set.Arg(0))
-		args = set.Args()[1:]
+		others = append(others, rest[0])
+		args = rest[1:]
 	}
 }
+
+var errEmptyKey = fail(exitUsage, "the key is empty: name the lock")
 
 // parseKey parses the arguments of a subcommand that takes one key.
 func parseKey(set *flag.FlagSet, args []string) (key string, _ error) {
@@ -155,6 +159,8 @@ func parseKey(set *flag.FlagSet, args []string) (key string, _ error) {
 		return "", fail(exitUsage, `no key: say which lock; see "redislock %s -h"`, set.Name())
 	case len(keys) > 1:
 		return "", fail(exitUsage, "one key, not %d: %q", len(keys), keys)
+	case keys[0] == "":
+		return "", errEmptyKey
 	default:
 		return keys[0], nil
 	}

@@ -60,11 +60,17 @@ func beExclusive() {
 	os.Exit(0)
 }
 
+// passedOn are signals that a command gets and survives if it catches them.
+var passedOn = []os.Signal{
+	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM,
+	syscall.SIGCONT, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGABRT, syscall.SIGTERM,
+}
+
 // countSignals is a command that prints each signal that it gets, and ends with the third SIGQUIT. A
 // shell would take two that come together for one.
 func countSignals() {
 	signals := make(chan os.Signal, 10)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1)
+	signal.Notify(signals, passedOn...)
 	fmt.Println("ready")
 	for quits := 0; quits < 3; {
 		sig := <-signals
@@ -76,7 +82,10 @@ func countSignals() {
 	os.Exit(7)
 }
 
-// exclusive is that command.
+// counting is that command.
+func counting() []string { return []string{"env", roleEnv + "=counting", os.Args[0]} }
+
+// exclusive is the command of beExclusive.
 func exclusive(t *testing.T, file string) []string {
 	t.Helper()
 	return []string{"env", roleEnv + "=exclusive", os.Args[0], file}

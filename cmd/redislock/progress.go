@@ -20,9 +20,9 @@ const progressInterval = time.Second
 const clearLine = "\r\x1b[K"
 
 // showProgress shows on a terminal who holds the lock and this process's place in the queue, until stop
-// is called.
+// is called. In the background it shows nothing: there the line belongs to whatever is in the foreground.
 func (r *runner) showProgress() (stop func()) {
-	if r.quiet || r.noWait || !inForeground(os.Stderr) {
+	if r.quiet || r.noWait {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -37,9 +37,12 @@ func (r *runner) showProgress() (stop func()) {
 				return
 			case <-ticker.C:
 			}
+			if !inForeground(os.Stderr) {
+				continue
+			}
 			s, err := look(ctx, r.client, r.key)
 			mu.Lock()
-			if !stopped {
+			if !stopped && inForeground(os.Stderr) { // the look took a while
 				fmt.Fprint(os.Stderr, clearLine+fitted(r.progress(s, err)))
 				shown = true
 			}
@@ -50,7 +53,7 @@ func (r *runner) showProgress() (stop func()) {
 		cancel()
 		mu.Lock()
 		defer mu.Unlock()
-		if shown && !stopped {
+		if shown && !stopped && inForeground(os.Stderr) {
 			fmt.Fprint(os.Stderr, clearLine)
 		}
 		stopped = true
@@ -71,8 +74,8 @@ func (r *runner) progress(s state, err error) string {
 }
 
 // whoHolds says who holds the lock, if that can be found out.
-func (r *runner) whoHolds() string {
-	s, err := look(context.Background(), r.client, r.key)
+func (r *runner) whoHolds(ctx context.Context) string {
+	s, err := look(ctx, r.client, r.key)
 	if err != nil {
 		return "somebody else"
 	}

@@ -34,7 +34,17 @@ func release(args []string) error {
 			return err
 		}
 	}
-	return releaseAll(client, key, tokens)
+	released, err := releaseAll(client, key, tokens)
+	switch {
+	case err != nil:
+		return redisFailure(err)
+	case released > 0:
+		return nil
+	case *force:
+		return fail(exitNotHeld, "nobody holds %q any more", key)
+	default:
+		return fail(exitNotHeld, "%q is not held by token %q", key, *token)
+	}
 }
 
 // holders returns the values that hold a lock. A whole value works as a token, and only its holder has it.
@@ -58,17 +68,19 @@ func holders(client redis.UniversalClient, key string) (values []string, _ error
 	return values, nil
 }
 
-func releaseAll(client redis.UniversalClient, key string, tokens []string) error {
+// releaseAll releases the lock of each of the tokens, and returns how many of them held it: of several
+// holders, some may have released it themselves since somebody looked.
+func releaseAll(client redis.UniversalClient, key string, tokens []string) (released int, _ error) {
 	ctx, cancel := context.WithTimeout(context.Background(), lookPatience)
 	defer cancel()
 	for _, token := range tokens {
 		err := redislock.New(client).ReleaseByToken(ctx, key, token)
-		if errors.Is(err, redislock.ErrLockNotHeld) {
-			return fail(exitNotHeld, "%q is not held by token %q", key, token)
-		}
-		if err != nil {
-			return redisFailure(err)
+		switch {
+		case err == nil:
+			released++
+		case !errors.Is(err, redislock.ErrLockNotHeld):
+			return released, err
 		}
 	}
-	return nil
+	return released, nil
 }

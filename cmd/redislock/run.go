@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 
 const (
 	minTTL = time.Second
+	// minWait leaves Redis the time to say that the lock is held.
+	minWait = 100 * time.Millisecond
 	// releasePatience bounds the release: the command has ended, and the lock expires by itself.
 	releasePatience = 2 * time.Second
 	// tryPatience bounds the single try of -no-wait.
@@ -80,10 +83,7 @@ func parseRun(args []string) (*runner, error) {
 	set.DurationVar(&r.atLeast, "at-least", 0, "keep the lock for at least this `duration`, even if the command ends earlier")
 	set.DurationVar(&r.atMost, "at-most", 0, "end the command when it has held the lock for this `duration`")
 
-	before, command := args, []string(nil)
-	if i := slices.Index(args, "--"); i >= 0 {
-		before, command = args[:i], args[i+1:]
-	}
+	before, command := split(args)
 	var err error
 	if r.key, err = parseKey(set, before); err != nil {
 		return nil, err
@@ -92,22 +92,40 @@ func parseRun(args []string) (*runner, error) {
 	return r, r.check()
 }
 
+// split separates what comes before the command. A key that begins with a dash follows a -- of its own.
+func split(args []string) (before, command []string) {
+	i := slices.Index(args, "--")
+	if i < 0 {
+		return args, nil
+	}
+	if rest := args[i+1:]; len(rest) > 1 && strings.HasPrefix(rest[0], "-") && rest[1] == "--" {
+		return args[:i+2], rest[2:]
+	}
+	return args[:i], args[i+1:]
+}
+
 func (r *runner) check() error {
 	switch {
 	case len(r.command) == 0:
 		return fail(exitUsage, "no command: it follows the key and --, such as: redislock run %s -- make", r.key)
 	case r.wait < 0:
 		return fail(exitUsage, "-wait of %v: use a positive time, or -no-wait", r.wait)
+	case r.wait > 0 && r.wait < minWait:
+		return fail(exitUsage, "-wait of %v is too short for an answer from Redis: use at least %v, or -no-wait", r.wait, minWait)
 	case r.wait > 0 && r.noWait:
 		return fail(exitUsage, "-wait and -no-wait contradict each other")
 	case r.ttl < minTTL:
 		return fail(exitUsage, "-ttl of %v is too short to end a command in time: use at least %v", r.ttl, minTTL)
 	case r.limit < 0:
 		return fail(exitUsage, "-limit of %d: it is how many may hold the lock, at least 1", r.limit)
-	case r.limit > 1 && r.shared:
+	case r.limit > math.MaxInt32:
+		return fail(exitUsage, "-limit of %d: at most %d may hold the lock; use -shared if any number may", r.limit, math.MaxInt32)
+	case r.limit > 0 && r.shared:
 		return fail(exitUsage, "-limit and -shared contradict each other: any number may share a lock")
 	case r.atLeast < 0:
 		return fail(exitUsage, "-at-least of %v: use a positive time", r.atLeast)
+	case r.atLeast > 0 && r.shared:
+		return fail(exitUsage, "-at-least and -shared contradict each other: others that share the lock get it at once")
 	case r.atMost != 0 && r.atMost < minTTL:
 		return fail(exitUsage, "-at-most of %v is too short to end a command in time: use at least %v", r.atMost, minTTL)
 	case r.atMost != 0 && r.atLeast > r.atMost:
@@ -145,7 +163,7 @@ func (r *runner) obtain() (*redislock.Lock, error) {
 	defer cancel()
 	done := make(chan obtained, 1)
 	go func() {
-		lock, err := redislock.New(r.client).Obtain(ctx, r.key, r.ttl, r.options())
+		lock, err := r.try(ctx)
 		done <- obtained{lock, err}
 	}()
 	stopProgress := r.showProgress()
@@ -157,7 +175,13 @@ func (r *runner) obtain() (*redislock.Lock, error) {
 		select {
 		case result := <-done:
 			stopProgress()
-			return r.judge(result, interrupt)
+			if interrupt == nil {
+				return result.lock, result.err
+			}
+			if result.err == nil {
+				r.giveBack(result.lock)
+			}
+			return nil, interrupt
 		case sig := <-r.signals:
 			switch {
 			case sig == syscall.SIGTSTP:
@@ -181,33 +205,30 @@ func interruptedBy(sig os.Signal) error {
 	return &failure{code: exitSignal + int(number)}
 }
 
-// judge turns the outcome of Obtain into a lock or a failure of this process.
-func (r *runner) judge(result obtained, interrupt error) (*redislock.Lock, error) {
+// try waits for the lock. Its error is a failure of this process.
+func (r *runner) try(ctx context.Context) (*redislock.Lock, error) {
+	opt := r.options()
+	lock, err := redislock.New(r.client).Obtain(ctx, r.key, r.ttl, opt)
 	switch {
-	case interrupt != nil:
-		if result.err == nil {
-			r.giveBack(result.lock)
-		}
-		return nil, interrupt
-	case result.err == nil:
-		return result.lock, nil
-	case errors.Is(result.err, redislock.ErrNotObtained):
-		return nil, r.notObtained()
-	case errors.Is(result.err, context.DeadlineExceeded):
-		return nil, fail(exitRedis, "Redis did not answer within %v", r.options().MaxWait)
+	case err == nil:
+		return lock, nil
+	case errors.Is(err, redislock.ErrNotObtained):
+		return nil, r.notObtained(ctx)
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, fail(exitRedis, "Redis did not answer within %v", opt.MaxWait)
 	default:
-		return nil, redisFailure(result.err)
+		return nil, redisFailure(err)
 	}
 }
 
-func (r *runner) notObtained() error {
+func (r *runner) notObtained(ctx context.Context) error {
 	switch {
 	case r.quiet:
 		return &failure{code: exitNotObtained}
 	case r.noWait:
-		return fail(exitNotObtained, "%q is held by %s", r.key, r.whoHolds())
+		return fail(exitNotObtained, "%q is held by %s", r.key, r.whoHolds(ctx))
 	default:
-		return fail(exitNotObtained, "%q was not obtained within %v: it is held by %s", r.key, r.wait, r.whoHolds())
+		return fail(exitNotObtained, "%q was not obtained within %v: it is held by %s", r.key, r.wait, r.whoHolds(ctx))
 	}
 }
 
@@ -221,20 +242,27 @@ func (r *runner) runUnder(lock *redislock.Lock) error {
 		}
 	default:
 	}
+	guard := newGuard(r.ttl, r.atMost)
+	// This process may have been stopped since it obtained the lock.
+	if sig, _ := guard.look(time.Now(), lock.ValidUntil(), false); sig != 0 {
+		r.giveBack(lock)
+		return fail(exitNotHeld, "the command was not started, because the lock of %q was held only until %s", r.key,
+			lock.ValidUntil().Format(timeOfDay))
+	}
 	child, err := startChild(r.path, r.command)
 	if err != nil {
 		r.giveBack(lock)
 		return err
 	}
-	stopped := r.watchOver(child, lock)
+	stopped := r.watchOver(child, lock, guard)
 	lost := r.release(lock)
-	switch {
+	switch code := child.code(); {
 	case stopped != nil:
 		return stopped
-	case child.code() != 0:
-		return &failure{code: child.code()}
 	case lost != nil:
-		return fail(exitNotHeld, "the lock of %q was lost before the command had ended: %w", r.key, lost)
+		return fail(cmp.Or(code, exitNotHeld), "the lock of %q was lost before the command had ended: %w", r.key, lost)
+	case code != 0:
+		return &failure{code: code}
 	default:
 		return nil
 	}
@@ -242,8 +270,7 @@ func (r *runner) runUnder(lock *redislock.Lock) error {
 
 // watchOver passes signals on to the child until it has ended, and ends it if the lock ends; then it
 // returns why. It prints nothing: the reader of its output may be slow, and the lock does not wait.
-func (r *runner) watchOver(c *child, lock *redislock.Lock) (stopped error) {
-	guard := newGuard(r.ttl, r.atMost)
+func (r *runner) watchOver(c *child, lock *redislock.Lock, guard *guard) (stopped error) {
 	gone := lock.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -285,7 +312,7 @@ func (r *runner) reasonToStop(lock *redislock.Lock) error {
 		return fail(exitNotHeld, "the command was ended because the lock of %q was lost: %w", r.key, cause)
 	}
 	return fail(exitNotHeld, "the command was ended because the lock of %q was held only until %s", r.key,
-		lock.ValidUntil().Format("15:04:05.000"))
+		lock.ValidUntil().Format(timeOfDay))
 }
 
 // giveBack releases a lock under which nothing has run, so that -at-least does not count.

@@ -5,11 +5,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -78,61 +76,6 @@ func TestRunPassesArgumentsAsTheyAre(t *testing.T) {
 	assert.Zero(t, p.code())
 }
 
-func TestRunPassesSignalsOn(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	signals := map[string]syscall.Signal{
-		"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT, "USR1": syscall.SIGUSR1,
-		"USR2": syscall.SIGUSR2, "ALRM": syscall.SIGALRM, "CONT": syscall.SIGCONT, "WINCH": syscall.SIGWINCH,
-		"TSTP": syscall.SIGTSTP, "ABRT": syscall.SIGABRT,
-	}
-	script := `trap 'echo TERM; exit 9' TERM; `
-	for name := range signals {
-		script += fmt.Sprintf("trap 'echo %[1]s' %[1]s; ", name)
-	}
-	script += "echo ready; while :; do sleep 0.01; done"
-	p := start(t, urlOf(server), "run", key, "--", "sh", "-c", script)
-	require.Equal(t, "ready", p.line())
-	for name, sig := range signals {
-		p.kill(sig)
-		assert.Equal(t, name, p.line())
-	}
-	assert.EqualValues(t, 1, server.Client().Exists(t.Context(), key).Val(), "the lock is held until the command ends")
-	p.kill(syscall.SIGTERM)
-	assert.Equal(t, "TERM", p.line())
-	assert.Equal(t, 9, p.code())
-	assert.Zero(t, server.Client().Exists(t.Context(), key).Val())
-	assert.Empty(t, p.errors())
-}
-
-func TestRunStopsAndContinuesTheCommand(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	p := start(t, urlOf(server), "run", "-ttl", "3s", key, "--", "sh", "-c", "trap 'echo goes on' CONT; echo ready; while :; do sleep 0.01; done")
-	require.Equal(t, "ready", p.line())
-	p.kill(syscall.SIGTSTP)
-	refreshed := server.Calls("evalsha")
-	require.Eventually(t, func() bool { return server.Calls("evalsha") >= refreshed+2 }, patience, 10*time.Millisecond,
-		"the lock is kept alive")
-	p.kill(syscall.SIGCONT)
-	assert.Equal(t, "goes on", p.line())
-}
-
-func TestRunLeavesIgnoredSignalsIgnored(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	nohup := []string{"sh", "-c", `trap "" HUP; exec "$@"`, "sh"}
-	p := startVia(t, urlOf(server), nohup, "run", key, "--", "sh", "-c", `echo ready; kill -HUP $$; read line; echo "$line"`)
-	require.Equal(t, "ready", p.line())
-	p.kill(syscall.SIGHUP)
-	_, err := fmt.Fprintln(p.stdin.(interface {
-		Write([]byte) (int, error)
-	}), "still there")
-	require.NoError(t, err)
-	assert.Equal(t, "still there", p.line())
-	assert.Zero(t, p.code())
-}
-
 func TestRunOneAfterTheOther(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -160,42 +103,6 @@ func awaitWaiters(t *testing.T, server *redistest.Server, n int64) {
 	require.Eventually(t, func() bool {
 		return client.ZCard(context.Background(), queueOf).Val() == n
 	}, patience, 5*time.Millisecond, "%d wait", n)
-}
-
-func TestRunIsInterruptibleWhileItWaits(t *testing.T) {
-	t.Parallel()
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
-		t.Run(sig.String(), func(t *testing.T) {
-			t.Parallel()
-			server := redistest.Start(t)
-			lock := hold(t, server.Client())
-			p := start(t, urlOf(server), "run", key, "--", "echo", "it runs")
-			awaitWaiters(t, server, 1)
-			p.kill(syscall.SIGUSR1) // has nobody to be passed on to
-			p.kill(sig)
-			assert.Equal(t, 128+int(sig), p.code())
-			assert.Empty(t, p.errors())
-			assert.Zero(t, server.Client().Exists(t.Context(), queueOf).Val(), "it has left the queue")
-			p.nobody()
-			require.NoError(t, lock.Release(t.Context()))
-			assert.Zero(t, server.Client().Exists(t.Context(), key).Val(), "nobody has it")
-		})
-	}
-}
-
-// It must not hang either while Redis does not answer.
-func TestRunIsInterruptibleWithoutAnAnswer(t *testing.T) {
-	t.Parallel()
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer silent.Close()
-	p := start(t, "redis://"+silent.Addr().String()+"?read_timeout=60s", "run", key, "--", "echo", "it runs")
-	conn, err := silent.Accept()
-	require.NoError(t, err)
-	defer conn.Close()
-	p.kill(syscall.SIGTERM)
-	assert.Equal(t, 143, p.code())
-	p.nobody()
 }
 
 // hold takes the lock for long, as a process of another program would.
@@ -304,9 +211,9 @@ func TestRunTellsOfALossThatItFindsLate(t *testing.T) {
 	require.Equal(t, "ready", p.line())
 	require.NoError(t, server.Client().Del(t.Context(), key).Err())
 	require.NoError(t, p.stdin.Close())
-	p.code()
 	// read has met the end of its input, which is its own failure.
 	assert.Equal(t, 1, p.code())
+	assert.Contains(t, p.complaint(), "lost before the command had ended")
 
 	p = start(t, urlOf(server), "run", "-ttl", "1h", key, "--", "sh", "-c", "echo ready; cat")
 	require.Equal(t, "ready", p.line())
@@ -340,6 +247,19 @@ func TestRunGivesTheLockBackUnused(t *testing.T) {
 	assert.Equal(t, 126, p.code())
 	assert.Contains(t, p.complaint(), "exec format error")
 	assert.Zero(t, server.Client().Exists(t.Context(), key).Val())
+}
+
+// The program may have been stopped since it obtained the lock.
+func TestRunStartsNothingUnderALockThatIsAboutToEnd(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	r := &runner{key: key, ttl: 4 * time.Hour, path: "/nowhere/command", command: []string{"command"}}
+	err := r.runUnder(hold(t, server.Client())) // for an hour
+	var f *failure
+	require.ErrorAs(t, err, &f)
+	assert.Equal(t, exitNotHeld, f.code)
+	assert.ErrorContains(t, err, "the command was not started")
+	assert.Zero(t, server.Client().Exists(t.Context(), key).Val(), "given back")
 }
 
 func TestRunOverSentinel(t *testing.T) {

@@ -26,6 +26,12 @@ type terminal struct {
 // is its lines.
 func startAtTerminal(t *testing.T, redisURL string, args ...string) *terminal {
 	t.Helper()
+	return startAtTerminalVia(t, redisURL, nil, args...)
+}
+
+// startAtTerminalVia starts another program there, which starts this one.
+func startAtTerminalVia(t *testing.T, redisURL string, via []string, args ...string) *terminal {
+	t.Helper()
 	user, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	require.NoError(t, err)
 	require.NoError(t, unix.IoctlSetPointerInt(int(user.Fd()), unix.TIOCSPTLCK, 0))
@@ -35,7 +41,7 @@ func startAtTerminal(t *testing.T, redisURL string, args ...string) *terminal {
 	require.NoError(t, err)
 	defer file.Close()
 
-	p := newProcess(t, redisURL, append([]string{os.Args[0]}, args...)...)
+	p := newProcess(t, redisURL, append(append(via, os.Args[0]), args...)...)
 	p.command.Stdin, p.command.Stdout, p.command.Stderr = file, file, file
 	p.command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	p.begin(user)
@@ -53,7 +59,7 @@ func (t *terminal) press(letter byte) {
 func TestKeysOfATerminal(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	p := startAtTerminal(t, urlOf(server), "run", key, "--", "env", roleEnv+"=counting", os.Args[0])
+	p := startAtTerminal(t, urlOf(server), append([]string{"run", key, "--"}, counting()...)...)
 	require.Equal(t, "ready", p.line())
 	for range 3 {
 		p.press('C')
@@ -125,6 +131,26 @@ func TestProgressAtATerminal(t *testing.T) {
 	assert.Contains(t, line, clearLine+`waiting for "a key", 1 of 1 in the queue, held b…`)
 	assert.True(t, strings.HasSuffix(line, clearLine+"it runs"), "%q", line)
 	assert.Zero(t, p.code())
+}
+
+// Where the line is shown follows a shell's bg and fg.
+func TestProgressInTheForegroundOnly(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	hold(t, server.Client())
+	jobControl := []string{"sh", "-c", `set -m; "$@" & read line; echo "read $line"; fg`, "sh"}
+	p := startAtTerminalVia(t, urlOf(server), jobControl, "run", key, "--", "echo", "it runs")
+	awaitWaiters(t, server, 1)
+	_, err := p.user.WriteString("a line\n")
+	require.NoError(t, err)
+	assert.Equal(t, "a line", p.line(), "as the terminal echoes it")
+	assert.Equal(t, "read a line", p.line())
+	p.line() // fg prints the command
+	looks := server.Calls("evalsha")
+	require.Eventually(t, func() bool { return server.Calls("evalsha") >= looks+4 }, patience, 10*time.Millisecond)
+	p.press('C')
+	assert.Contains(t, p.line(), clearLine+`waiting for "a key", 1 of 1 in the queue`)
+	assert.Equal(t, 130, p.code())
 }
 
 func TestInterruptAtATerminal(t *testing.T) {

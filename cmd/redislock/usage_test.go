@@ -41,6 +41,16 @@ func TestWrongUsage(t *testing.T) {
 		"-wait and -no-wait contradict":          {"run", "-wait", "1s", "-no-wait", key, "--", "true"},
 		"-limit of -1":                           {"run", "-limit", "-1", key, "--", "true"},
 		"-limit and -shared contradict":          {"run", "-limit", "2", "-shared", key, "--", "true"},
+		"-limit and -shared contradict each":     {"run", "-limit", "1", "-shared", key, "--", "true"},
+		"-limit of 3000000000: at most":          {"run", "-limit", "3000000000", key, "--", "true"},
+		"-at-least and -shared contradict":       {"run", "-at-least", "1m", "-shared", key, "--", "true"},
+		"-wait of 1µs is too short":              {"run", "-wait", "1us", key, "--", "true"},
+		"the key is empty":                       {"run", "", "--", "true"},
+		"the key is empty: name":                 {"inspect", key, ""},
+		"the key is empty: name the":             {"release", "", "-force"},
+		"the key is empty: name the lock":        {"watch", ""},
+		"no command: it follows":                 {"run", "--", "-k", "--"},
+		`one key, not 2: ["-k" "-force"]`:        {"release", "--", "-k", "-force"},
 		"-at-least of -1s":                       {"run", "-at-least", "-1s", key, "--", "true"},
 		"-at-most of 1ms is too short":           {"run", "-at-most", "1ms", key, "--", "true"},
 		"-at-least of 1h0m0s is longer than":     {"run", "-at-least", "1h", "-at-most", "1m", key, "--", "true"},
@@ -71,6 +81,16 @@ func TestWrongUsage(t *testing.T) {
 	assert.Contains(t, p.errors(), "redislock run [flags] KEY")
 }
 
+func TestKeysThatBeginWithADash(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	assert.Equal(t, []string{"it runs"}, output(t, urlOf(server), "run", "-limit", "2", "--", "-k", "--", "echo", "it runs"))
+	lines := output(t, urlOf(server), "inspect", "--", "-k", "-json")
+	require.Len(t, lines, 3)
+	assert.Regexp(t, "^-k +free", lines[1])
+	assert.Regexp(t, "^-json +free", lines[2])
+}
+
 func TestURLs(t *testing.T) {
 	t.Parallel()
 	for raw, check := range map[string]func(t *testing.T, client redis.UniversalClient){
@@ -84,6 +104,9 @@ func TestURLs(t *testing.T) {
 		},
 		"rediss://host:1234": func(t *testing.T, client redis.UniversalClient) {
 			assert.Equal(t, "host", client.(*redis.Client).Options().TLSConfig.ServerName)
+		},
+		"redis://[::1]:1234": func(t *testing.T, client redis.UniversalClient) {
+			assert.Equal(t, "[::1]:1234", client.(*redis.Client).Options().Addr)
 		},
 		"unix:///path/of.sock?db=2": func(t *testing.T, client redis.UniversalClient) {
 			opt := client.(*redis.Client).Options()
@@ -119,7 +142,18 @@ func TestUnusableURLs(t *testing.T) {
 	for raw, text := range map[string]string{
 		"http://host":                         "invalid URL scheme: http",
 		"host:6379":                           "invalid URL scheme: host",
-		"127.0.0.1:6379":                      "first path segment in URL cannot contain colon",
+		"127.0.0.1:6379":                      "a URL such as redis://host:6379",
+		"redis://:6379":                       "has no host",
+		"redis:///0":                          "has no host: write one",
+		"redis:host:6379":                     "no // before the host",
+		"redis:?master_name=m&addr=host:1":    "has no host: write",
+		"rediss://:1?cluster=true&addr=h:1":   "the URL has no host",
+		"redis://::1":                         "its text is not shown",
+		"redis://host#1":                      "the URL has a #",
+		"redis://:12#secret@host:1":           "not shown",
+		"redis://:secret":                     "its text is not shown",
+		"redis://host:secret/0":               "its text is not shown",
+		"redis://user:secret:127.0.0.1:1":     "its text is not shown",
 		"redis://host/first":                  `invalid database number: "first"`,
 		"redis://host?shards=3":               "unexpected option: shards",
 		"redis://:se/cret@host":               "not shown",
@@ -130,7 +164,7 @@ func TestUnusableURLs(t *testing.T) {
 	} {
 		t.Run(raw, func(t *testing.T) {
 			_, err := newClient("HERE", raw)
-			assert.ErrorContains(t, err, "HERE")
+			require.ErrorContains(t, err, "HERE")
 			assert.ErrorContains(t, err, text)
 			assert.NotContains(t, err.Error(), "cret")
 			if text == "not shown" {

@@ -52,6 +52,8 @@ func watch(args []string) error {
 	}
 }
 
+const timeOfDay = "15:04:05.000"
+
 // A watcher prints what changes from one look at a lock to the next.
 type watcher struct {
 	out   io.Writer
@@ -76,7 +78,7 @@ func (w *watcher) see(s state, err error) error {
 	}
 	w.away = err != nil
 	for _, line := range lines {
-		if _, err := fmt.Fprintf(w.out, "%s  %s\n", w.now().Format("15:04:05.000"), printable(line)); err != nil {
+		if _, err := fmt.Fprintf(w.out, "%s  %s\n", w.now().Format(timeOfDay), printable(line)); err != nil {
 			return err
 		}
 	}
