@@ -84,8 +84,11 @@ func prefixOf(key string) (prefix string, sameSlot bool) {
 
 // besideKeys reports whether the keys beside a lock's key are on its node.
 func (s *server) besideKeys(key string) bool {
+	if !s.sharded() {
+		return true
+	}
 	_, sameSlot := prefixOf(key)
-	return sameSlot || !s.sharded()
+	return sameSlot
 }
 
 // checkBeside finds out that an option which needs those keys cannot be met.
