@@ -46,8 +46,6 @@ func (o *Options) checkBounds() error {
 		return fmt.Errorf("redislock: HoldAtLeast of %v with Shared: other readers would be let in anyway; use Limit, or an exclusive lock", o.HoldAtLeast)
 	case o.HoldAtLeast > 0 && strings.HasPrefix(o.Token, keepMark):
 		return fmt.Errorf("redislock: Token %q with HoldAtLeast: it must not begin with a zero byte, which marks released keys", o.Token)
-	case o.Token == keepMark:
-		return fmt.Errorf("redislock: Token %q: released keys that stay begin with it; use another", o.Token)
 	default:
 		return nil
 	}

@@ -588,14 +588,3 @@ func TestHoldAtLeast_lostInPart(t *testing.T) {
 	requireGone(t, rdb, "a")
 	require.Equal(t, "somebody else's", rdb.Get(t.Context(), "b").Val())
 }
-
-// A zero byte is the beginning of all keys that stay, and no token.
-func TestBounds_zeroToken(t *testing.T) {
-	t.Parallel()
-	rdb := redistest.Client(t, redistest.Embedded(t).Addr())
-	require.NoError(t, obtain(t, rdb, &redislock.Options{HoldAtLeast: time.Hour}).Release(t.Context()))
-	_, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{Token: "\x00"})
-	require.ErrorContains(t, err, `Token "\x00"`)
-	require.ErrorContains(t, redislock.New(rdb).ReleaseByToken(t.Context(), key, "\x00"), `token "\x00"`)
-	requireTTL(t, rdb, key, time.Hour)
-}

@@ -3,7 +3,6 @@ package redislock
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 )
 
@@ -49,10 +48,7 @@ func (c *Client) askByToken(ctx context.Context, keys []string, token string) (h
 	if err := c.checkKeys(keys); err != nil {
 		return false, err
 	}
-	switch token {
-	case keepMark:
-		return false, fmt.Errorf("redislock: token %q: released keys that stay begin with it; no lock has it", token)
-	case "":
+	if token == "" {
 		return false, errors.New("redislock: the token to release by is empty: it would match every lock")
 	}
 	if err := c.servers.checkTags(keys); err != nil {
