@@ -588,3 +588,22 @@ func TestHoldAtLeast_lostInPart(t *testing.T) {
 	requireGone(t, rdb, "a")
 	require.Equal(t, "somebody else's", rdb.Get(t.Context(), "b").Val())
 }
+
+// On a real server too a place stays taken for HoldAtLeast, and whoever waits in the queue has it then.
+func TestHoldAtLeast_limitReal(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client()
+	opt := &redislock.Options{Limit: 2, HoldAtLeast: 700 * time.Millisecond, RetryStrategy: redislock.FairQueue()}
+	var obtained []time.Time
+	for range 3 {
+		lock := obtain(t, rdb, opt)
+		obtained = append(obtained, time.Now())
+		require.NoError(t, lock.Release(t.Context()))
+	}
+	require.GreaterOrEqual(t, obtained[2].Sub(obtained[0]), 650*time.Millisecond)
+	info, err := redislock.Inspect(t.Context(), rdb, key)
+	require.NoError(t, err)
+	require.NotEmpty(t, info.Holders)
+	require.True(t, info.Holders[0].Released)
+	require.Eventually(t, func() bool { return rdb.Exists(t.Context(), key).Val() == 0 }, 20*time.Second, 10*time.Millisecond)
+}

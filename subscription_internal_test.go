@@ -595,10 +595,19 @@ func (n *noting) EvalSha(_ context.Context, _ string, _ []string, args ...any) *
 func TestHandover_passOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client := &noting{}
-		handover{id: "id", limit: exclusiveLimit, key: "key", value: "value"}.passOn(newServer(client))
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		assert.Equal(t, [][]any{{"value", "id", 0}}, client.args)
+		for _, h := range []handover{
+			{id: "id", limit: exclusiveLimit, key: "key", value: "value"},
+			{id: "id", limit: 3, unique: true, key: "key", value: "value"},
+		} {
+			told, ok := parseHandover(h.ticket() + " " + h.value)
+			require.True(t, ok)
+			require.Equal(t, h, told)
+			told.passOn(newServer(client))
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		}
+		// A generated token is that call's alone, whatever is known of how it came by the lock.
+		assert.Equal(t, [][]any{{"value", "id", 0}, {"value", "id", 1, int32(3)}}, client.args)
 	})
 }
 
