@@ -3,7 +3,6 @@ package redislock
 import (
 	"context"
 	"sync"
-	"time"
 )
 
 // A deletion is the release of a lock for a caller whose context may end before the reply arrives.
@@ -15,15 +14,7 @@ type deletion struct {
 	done  chan struct{} // holds one
 }
 
-var (
-	// Goroutines that have made one deletion wait for another for deletionIdle: starting a
-	// goroutine for each would cost more than everything else that a release does in this
-	// process.
-	deletions       = make(chan *deletion)
-	unusedDeletions sync.Pool
-)
-
-const deletionIdle = 100 * time.Millisecond
+var unusedDeletions sync.Pool
 
 // delete deletes the keys and reports whether the lock was held. It does not outlast ctx,
 // although the Redis client may, while it waits for a reply. What was sent then continues on its
@@ -33,55 +24,34 @@ func (l *Lock) delete(ctx context.Context) (held bool, _ error) {
 	if ctx.Done() == nil {
 		return l.claim.release(ctx)
 	}
-	next := deletions
+	reusable := !inBubble()
 	d, used := unusedDeletions.Get().(*deletion)
-	if inBubble() {
-		next, used = nil, false
-	}
-	if !used {
+	if !used || !reusable {
 		d = &deletion{done: make(chan struct{}, 1)}
 	}
 	d.claim, d.ctx = l.claim, ctx
-	select {
-	case next <- d:
-	default:
-		go d.run(next)
-	}
+	go d.run()
 	select {
 	case <-d.done:
 		held, err := d.held, d.err
-		if next != nil {
+		if reusable {
 			unusedDeletions.Put(d)
 		}
 		return held, err
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return false, ctx.Err() // run still uses the deletion
 	}
 }
 
-// run makes the deletion, and then those that follow.
-func (d *deletion) run(next <-chan *deletion) {
-	idle := time.NewTimer(deletionIdle)
-	defer idle.Stop()
-	for {
-		d.held, d.err = d.claim.release(d.ctx)
-		d.claim, d.ctx = nil, nil
-		d.done <- struct{}{}
-		if next == nil {
-			return
-		}
-		idle.Reset(deletionIdle)
-		select {
-		case d = <-next:
-		case <-idle.C:
-			return
-		}
-	}
+func (d *deletion) run() {
+	d.held, d.err = d.claim.release(d.ctx)
+	d.claim, d.ctx = nil, nil
+	d.done <- struct{}{}
 }
 
 // inBubble reports whether this is a test in simulated time, by testing/synctest: only there may it
 // be before the process's start, since the clock of such a bubble starts in the year 2000. Its
-// channels must not be used outside, and no goroutine may wait when it ends.
+// channels must not be used outside.
 func inBubble() bool {
 	return sinceEpoch() < 0
 }

@@ -2,7 +2,6 @@ package redislock
 
 import (
 	"context"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -20,21 +19,6 @@ type prompt struct{ redis.Scripter }
 
 func (prompt) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {
 	return redis.NewCmdResult(int64(1), nil)
-}
-
-// One release after the other is made by the same goroutine, which ends if there is none for a while.
-func TestDeletion_goroutineIsReused(t *testing.T) {
-	redistest.NoLeaks(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	before, most := runtime.NumGoroutine(), 0
-	for range 1000 {
-		held, err := claimOn(prompt{}, &noOptions).delete(ctx)
-		require.NoError(t, err)
-		require.True(t, held)
-		most = max(most, runtime.NumGoroutine()-before)
-	}
-	assert.Less(t, most, 10)
 }
 
 // A caller whose context ends goes. What is still under way then is not taken for a later release.
@@ -57,7 +41,7 @@ func TestDeletion_leftByItsCaller(t *testing.T) {
 	}
 }
 
-// In simulated time, no goroutine waits that would keep a test from ending.
+// A channel of a test in simulated time is not used after it.
 func TestDeletion_inBubble(t *testing.T) {
 	assert.False(t, inBubble())
 	synctest.Test(t, func(t *testing.T) {
@@ -72,7 +56,7 @@ func TestDeletion_inBubble(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	_, err := claimOn(prompt{}, &noOptions).delete(ctx) // by a channel of its own
+	_, err := claimOn(prompt{}, &noOptions).delete(ctx)
 	require.NoError(t, err)
 }
 
