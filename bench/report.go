@@ -94,8 +94,9 @@ three. It always keeps the lock alive while it is held; the others do so on dema
 	b.WriteString(`
 ## One lock that many want
 
-Workers hold the lock for 1 ms, again and again; 8 × 4 means 8 clients (as if processes) with 4 workers each. A handover is
-the time from the call that releases to the return of the next holder's call. "redislock" uses FairQueue; "polling" and
+Workers hold the lock for 1 ms, again and again; 8 × 4 means 8 clients (as if processes) with 4 workers each. A holder is
+busy meanwhile: a process that sleeps wakes up late, the later the less else happens in it. A handover is the
+time from the call that releases to the return of the next holder's call. "redislock" uses FairQueue; "polling" and
 bsm/redislock use ExponentialBackoff from 16 to 128 ms; redsync polls every 50 to 250 ms, its default; client-side caching
 wakes rueidislock. The longest wait includes workers that waited from start to end. Fewest and most are the turns of a worker
 in a round.
