@@ -66,6 +66,8 @@ func TestOptions_bounds(t *testing.T) {
 
 // A call waits for MaxWait, whether that is more than the TTL or less, unless its context ends before.
 func TestOptions_maxWait(t *testing.T) {
+	t.Parallel()
+	redistest.TakesLong(t)
 	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, nodes []*redis.Client) {
 		_, err := locker.Obtain(t.Context(), key, time.Hour, nil)
 		require.NoError(t, err)

@@ -192,7 +192,7 @@ func TestCluster_failover(t *testing.T) {
 
 func TestSentinel_failover(t *testing.T) {
 	t.Parallel()
-	replicated := redistest.StartSentinel(t)
+	replicated := redistest.StartSentinel(t, 1)
 	rdb := replicated.Client()
 	const ttl = 20 * time.Second
 	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, &redislock.Options{

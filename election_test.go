@@ -38,6 +38,8 @@ func candidate(locker *redislock.Client, name string) *redislock.Election {
 // Candidates lead one after the other, in the order in which they came, however long one takes. Who
 // leads is known to all.
 func TestElection_inTurn(t *testing.T) {
+	t.Parallel()
+	redistest.TakesLong(t)
 	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, nodes []*redis.Client) {
 		var running sync.WaitGroup
 		var leaders []string
@@ -81,6 +83,7 @@ func TestElection_inTurn(t *testing.T) {
 
 // A candidate whose context ends before it leads has never led: nothing of its own runs.
 func TestElection_endsWhileItWaits(t *testing.T) {
+	t.Parallel()
 	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, nodes []*redis.Client) {
 		_, err := locker.Obtain(t.Context(), key, 24*time.Hour, nil)
 		require.NoError(t, err)
@@ -99,6 +102,7 @@ func TestElection_endsWhileItWaits(t *testing.T) {
 
 // The leadership is given up once the work has ended, not when it was asked to.
 func TestElection_holdsOnWhileItWorks(t *testing.T) {
+	t.Parallel()
 	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, nodes []*redis.Client) {
 		first, second := candidate(locker, "first"), candidate(locker, "second")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -171,6 +175,7 @@ func TestElection_lostUnnoticed(t *testing.T) {
 
 // A term may be limited. Then it is another's turn.
 func TestElection_terms(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rdb := redistest.Simulated(t)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -234,6 +239,7 @@ func TestElection_runsOnce(t *testing.T) {
 
 // While Redis is away a candidate goes on trying, and says so.
 func TestElection_redisAway(t *testing.T) {
+	t.Parallel()
 	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, nodes []*redis.Client) {
 		down := &failing{}
 		for _, node := range nodes {
@@ -271,6 +277,7 @@ func TestElection_redisAway(t *testing.T) {
 // A campaign ends where there is no hope: at MaxWait, and when the strategy has no more tries, or the
 // client is closed.
 func TestElection_givesUp(t *testing.T) {
+	t.Parallel()
 	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, nodes []*redis.Client) {
 		held, err := locker.Obtain(t.Context(), key, 24*time.Hour, nil)
 		require.NoError(t, err)

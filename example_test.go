@@ -48,11 +48,11 @@ func Example() {
 	_, err = locker.Obtain(ctx, "my-key", time.Second, nil)
 	fmt.Println("a second caller:", err)
 
-	if err := lock.Refresh(ctx, 500*time.Millisecond, nil); err != nil {
+	if err := lock.Refresh(ctx, 300*time.Millisecond, nil); err != nil {
 		log.Fatal(err)
 	}
 	left, err := lock.TTL(ctx)
-	fmt.Println("refreshed:", left > 0 && left <= 500*time.Millisecond, err)
+	fmt.Println("refreshed:", left > 0 && left <= 300*time.Millisecond, err)
 
 	for left > 0 && err == nil { // until it expires
 		time.Sleep(10 * time.Millisecond)
@@ -166,7 +166,7 @@ func ExampleTickWatchdog() {
 	watchdog := redislock.NewTickWatchdog(100 * time.Millisecond)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	lock, err := redislock.New(client).Obtain(ctx, "my-key", 600*time.Millisecond, &redislock.Options{
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 500*time.Millisecond, &redislock.Options{
 		Watchdog: watchdog,
 		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
@@ -174,7 +174,7 @@ func ExampleTickWatchdog() {
 		log.Fatal(err)
 	}
 
-	time.Sleep(900 * time.Millisecond)
+	time.Sleep(600 * time.Millisecond)
 	left, err := lock.TTL(context.Background())
 	fmt.Println("held for longer than the TTL:", left > 0, err)
 	fmt.Println("released:", lock.Release(context.Background()))
@@ -219,7 +219,7 @@ func ExampleLock_Done() {
 	defer closeClient()
 	ctx := context.Background()
 
-	lock, err := redislock.New(client).Obtain(ctx, "my-key", 600*time.Millisecond, nil)
+	lock, err := redislock.New(client).Obtain(ctx, "my-key", 400*time.Millisecond, nil)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func ExampleLock_FenceToken() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	time.Sleep(time.Second) // a pause that was not planned
+	time.Sleep(400 * time.Millisecond) // a pause that was not planned
 
 	quick, err := locker.Obtain(ctx, "{report}", time.Minute, opt)
 	if err != nil {

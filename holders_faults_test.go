@@ -422,6 +422,7 @@ func TestHolders_scriptsFlushed(t *testing.T) {
 // A command that takes a place and was answered late, or not at all, leaves none behind.
 func TestHolders_lostReplies(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	for name, opt := range severalHolders {
 		t.Run(name+", sent twice", func(t *testing.T) {
 			t.Parallel()

@@ -1249,6 +1249,8 @@ func (s *strays) loseNext(fail chan struct{}) {
 // An ask was lost on its way, and arrives when the waiter is not there any more: the lock has
 // been obtained by another ask, and released, or the waiting was given up.
 func TestFairQueue_strayAsk(t *testing.T) {
+	t.Parallel()
+	redistest.TakesLong(t)
 	failsAtOnce := make(chan struct{})
 	close(failsAtOnce)
 	start := func(t *testing.T, fail chan struct{}) (rdb *redis.Client, holder *redislock.Lock, arrive func(), cancel func(), results chan obtained) {

@@ -21,7 +21,7 @@ type refreshTest struct {
 }
 
 func newRefreshTest(t *testing.T, client func(*redis.Client) RedisClient) refreshTest {
-	redistest.NoLeaks(t)
+	t.Parallel()
 	test := refreshTest{T: t}
 	var clients []RedisClient
 	for range 3 {

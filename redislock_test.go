@@ -568,6 +568,7 @@ func TestObtain_deadlineWhileRedisIsSilent(t *testing.T) {
 
 func TestObtain_lostReply(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	server := redistest.Start(t)
 	proxy := redistest.StartProxy(t, server.Addr)
 	rdb := redistest.Client(t, proxy.Addr)
@@ -1033,6 +1034,7 @@ func TestOutOfMemory(t *testing.T) {
 
 // Nothing is sent, and so nothing changes.
 func TestRefresh_withAnEndedContext(t *testing.T) {
+	t.Parallel()
 	nodes := startNodes(t, 3)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()

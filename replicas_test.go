@@ -181,7 +181,7 @@ func TestMinReplicas_cluster(t *testing.T) {
 // A lock that all replicas have confirmed survives its master.
 func TestMinReplicas_failover(t *testing.T) {
 	t.Parallel()
-	replicated := redistest.StartSentinel(t)
+	replicated := redistest.StartSentinel(t, 1)
 	rdb := replicated.Client()
 	lock, err := redislock.Obtain(t.Context(), rdb, key, ttl, confirmed(2))
 	require.NoError(t, err)

@@ -120,6 +120,7 @@ func TestScheduler_blips(t *testing.T) {
 // answered in time is sent over another.
 func TestScheduler_deadConnection(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	server := redistest.Start(t)
 	proxy := redistest.StartProxy(t, server.Addr)
 	rdb := redistest.Client(t, proxy.Addr, patient)
@@ -377,7 +378,7 @@ func TestScheduler_clientThatChangesKeys(t *testing.T) {
 	lock := watchLock(t, prefixer{rdb}, key, ttl, 200*time.Millisecond)
 	refreshed := server.Calls("pexpire") + 6
 	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed || isClosed(lock.Done()) },
-		20*time.Second, time.Millisecond)
+		20*time.Second, 10*time.Millisecond)
 	require.False(t, isClosed(lock.Done()))
 	assert.Equal(t, lock.Token(), rdb.Get(t.Context(), "my-"+key).Val())
 	require.NoError(t, lock.Release(t.Context()))

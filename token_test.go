@@ -165,7 +165,7 @@ func TestToken_lateHealing(t *testing.T) {
 func awaitRefresh(t *testing.T, server *redistest.Server) {
 	t.Helper()
 	refreshed := server.Calls("pexpire") + 1
-	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 10*time.Second, 10*time.Millisecond)
 }
 
 func awaitTTL(t *testing.T, server *redistest.Server, more, most time.Duration) {

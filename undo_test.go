@@ -41,7 +41,7 @@ func impatiently(rdb *redis.Client) *redis.Client {
 // awaitCalls waits until the server has executed a command more often than so.
 func awaitCalls(t *testing.T, server *redistest.Server, command string, before int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return server.Calls(command) > before }, 20*time.Second, time.Millisecond,
+	require.Eventually(t, func() bool { return server.Calls(command) > before }, 20*time.Second, 5*time.Millisecond,
 		"the command has not arrived")
 }
 
@@ -102,6 +102,7 @@ func TestObtain_replyTooLate(t *testing.T) {
 
 func TestObtain_ambiguousFailureLeavesNoOrphan(t *testing.T) {
 	t.Parallel()
+	redistest.TakesLong(t)
 	for name, fail := range map[string]func(*redistest.Server, *redistest.Proxy) (recover func()){
 		"connection lost": func(_ *redistest.Server, proxy *redistest.Proxy) func() {
 			proxy.LoseReplies(1)

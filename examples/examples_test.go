@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"io"
 	"os"
 	"os/exec"
@@ -23,10 +24,14 @@ import (
 	"github.com/bsm/redislock/internal/redistest"
 )
 
-// programs is the directory of the examples' binaries.
+// programs is the directory of the examples' binaries. It takes too long to build them for -short.
 var programs string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if testing.Short() {
+		os.Exit(redistest.Main(m))
+	}
 	var err error
 	if programs, err = os.MkdirTemp("", "redislock-examples"); err != nil {
 		panic(err)
@@ -44,6 +49,7 @@ func TestMain(m *testing.M) {
 // start returns the command of an example, to be run within a minute.
 func start(t *testing.T, example string, args ...string) *exec.Cmd {
 	t.Helper()
+	redistest.TakesLong(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return exec.CommandContext(ctx, filepath.Join(programs, example), args...)

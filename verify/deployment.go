@@ -168,7 +168,7 @@ func (s *single) keys(ctx context.Context) ([]string, error) {
 type replicated struct{ *redistest.Replicated }
 
 func startReplicated(t *testing.T) deployment {
-	return replicated{redistest.StartSentinel(t)}
+	return replicated{redistest.StartSentinel(t, 3)}
 }
 
 func (r replicated) styles() []style { return confirmedStyles(2) }

@@ -264,7 +264,7 @@ func TestRunStartsNothingUnderALockThatIsAboutToEnd(t *testing.T) {
 
 func TestRunOverSentinel(t *testing.T) {
 	t.Parallel()
-	addr := redistest.StartSentinel(t).Sentinels[0].Addr
+	addr := redistest.StartSentinel(t, 1).Sentinels[0].Addr
 	p := start(t, "redis://"+addr+"?master_name=primary", "run", key, "--", "echo", "it runs")
 	assert.Equal(t, "it runs", p.line())
 	assert.Zero(t, p.code(), p.errors())

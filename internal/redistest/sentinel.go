@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Replicated is a master with two replicas, watched by three Sentinels.
+// Replicated is a master with two replicas, watched by Sentinels.
 type Replicated struct {
 	Master    *Server
 	Replicas  []*Server
@@ -30,9 +30,10 @@ const masterName = "primary"
 func StartReplicas(t testing.TB) *Replicated {
 	t.Helper()
 	TakesLong(t)
-	r := &Replicated{t: t, Master: Start(t, "--repl-diskless-sync-delay", "0")}
+	start := func(args ...string) *Server { return Start(t, append(args, "--repl-diskless-sync-delay", "0")...) }
+	r := &Replicated{t: t, Master: start()}
 	for range 2 {
-		r.Replicas = append(r.Replicas, Start(t, "--replicaof", "127.0.0.1 "+r.Master.port()))
+		r.Replicas = append(r.Replicas, start("--replicaof", "127.0.0.1 "+r.Master.port()))
 	}
 	for _, replica := range r.Replicas {
 		replica.awaitInfo("master_link_status:up")
@@ -41,27 +42,28 @@ func StartReplicas(t testing.TB) *Replicated {
 	return r
 }
 
-// StartSentinel starts a master, two replicas and three Sentinels that fail over when
-// the master has been away for half a second.
-func StartSentinel(t testing.TB) *Replicated {
+// StartSentinel starts a master, two replicas and that many Sentinels. They fail over when
+// the master has been away for one and a half seconds: Sentinels ask it once a second, or as often as the
+// time that is set here if that is shorter, and would then believe it dead by accident.
+func StartSentinel(t testing.TB, sentinels int) *Replicated {
 	t.Helper()
 	r := StartReplicas(t)
-	for range 3 {
-		r.Sentinels = append(r.Sentinels, startSentinel(t, r.Master))
+	for range sentinels {
+		r.Sentinels = append(r.Sentinels, startSentinel(t, r.Master, sentinels/2+1))
 	}
 	for _, sentinel := range r.Sentinels {
 		client := redis.NewSentinelClient(&redis.Options{Addr: sentinel.Addr})
 		defer client.Close()
 		require.Eventually(t, func() bool {
-			sentinels, err1 := client.Sentinels(context.Background(), masterName).Result()
+			others, err1 := client.Sentinels(context.Background(), masterName).Result()
 			replicas, err2 := client.Replicas(context.Background(), masterName).Result()
-			return err1 == nil && err2 == nil && len(sentinels) == 2 && len(replicas) == 2
+			return err1 == nil && err2 == nil && len(others) == sentinels-1 && len(replicas) == 2
 		}, startTimeout, 10*time.Millisecond, "the Sentinels know of all")
 	}
 	return r
 }
 
-func startSentinel(t testing.TB, master *Server) *Server {
+func startSentinel(t testing.TB, master *Server, quorum int) *Server {
 	t.Helper()
 	sentinel := newServer(t)
 	config := filepath.Join(t.TempDir(), "sentinel.conf")
@@ -69,10 +71,10 @@ func startSentinel(t testing.TB, master *Server) *Server {
 bind 127.0.0.1
 port %[1]s
 dir %[2]s
-sentinel monitor %[3]s 127.0.0.1 %[4]s 2
-sentinel down-after-milliseconds %[3]s 500
+sentinel monitor %[3]s 127.0.0.1 %[4]s %[5]d
+sentinel down-after-milliseconds %[3]s 1500
 sentinel failover-timeout %[3]s 2000
-`, sentinel.port(), t.TempDir(), masterName, master.port()), 0o600))
+`, sentinel.port(), t.TempDir(), masterName, master.port(), quorum), 0o600))
 	sentinel.args = []string{config, "--sentinel"}
 	sentinel.Restart()
 	return sentinel
