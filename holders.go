@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 )
 
@@ -70,34 +69,6 @@ func (o *Options) checkHolders(keys []string) error {
 	default:
 		return nil
 	}
-}
-
-// prefixOf is what the names of the keys beside a lock's key begin with, so that all are in its
-// slot. No two locks have the same. It is not in the slot, and that is false, if the key has a brace
-// that ends the tag too early.
-func prefixOf(key string) (prefix string, sameSlot bool) {
-	if hashTag(key) != key {
-		return key + "::redislock:", true
-	}
-	return "{" + key + "}:redislock:", !strings.Contains(key, "}")
-}
-
-// besideKeys reports whether the keys beside a lock's key are on its node.
-func (s *server) besideKeys(key string) bool {
-	if !s.sharded() {
-		return true
-	}
-	_, sameSlot := prefixOf(key)
-	return sameSlot
-}
-
-// checkBeside finds out that an option which needs those keys cannot be met.
-func (s *server) checkBeside(key, what string) error {
-	if !s.besideKeys(key) {
-		return fmt.Errorf("redislock: key %q cannot be used with %s: its closing brace would put "+
-			"the keys beside it into another slot; give it a {hash tag}", key, what)
-	}
-	return nil
 }
 
 // holdersKeys are the keys of holders.lua.
