@@ -204,3 +204,24 @@ func TestUndo_ends(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// An undo whose attempts end one after the other is counted once: how many there may be is limited.
+func TestUndo_isCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{start: time.Now()}
+		b := lockBackground(newServer(server))
+		lane := b.openLaneLocked(laneKey{})
+		var undos []*undo
+		for range 2 {
+			u := newUndo(orphan, claimOn(server, &noOptions).releasing(), false)
+			u.startLocked(lane, 2)
+			undos = append(undos, u)
+		}
+		undos[0].finishLocked()
+		undos[0].finishLocked()
+		assert.Equal(t, 1, lane.undos[orphan])
+		b.unlock()
+		time.Sleep(time.Minute)
+		assert.Zero(t, Tasks(server))
+	})
+}
