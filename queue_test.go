@@ -1409,3 +1409,14 @@ func TestFairQueue_counts(t *testing.T) {
 	requireOrder(t, lock, results, "waits")
 	assert.Zero(t, redislock.Waiting(rdb))
 }
+
+// A key that cannot be used is an error, not a call that was given up. Nobody is asked.
+func TestFairQueue_keyWithABraceOnACluster(t *testing.T) {
+	t.Parallel()
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
+	defer cluster.Close()
+	var tally tally
+	_, err := redislock.New(cluster).WithObserver(&tally).Obtain(t.Context(), "a}b", ttl, fair())
+	assert.ErrorContains(t, err, `"a}b"`)
+	tally.require(t, map[string]int{"obtain error": 1})
+}

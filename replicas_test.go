@@ -228,6 +228,23 @@ func TestMinReplicas_clientThatChangesKeys(t *testing.T) {
 	awaitNoKeys(t, rdb)
 }
 
+// The lock counts from when it was confirmed, not from when its holder began to wait for it.
+func TestMinReplicas_validUntilInAQueue(t *testing.T) {
+	t.Parallel()
+	replicated := redistest.StartReplicas(t)
+	rdb := replicated.Master.Client()
+	opt := &redislock.Options{MinReplicas: 2, RetryStrategy: redislock.FairQueue()}
+	lock := obtain(t, rdb, opt)
+	results := make(chan obtained, 1)
+	waitInLine(t, t.Context(), rdb, replicated.Master.Client(), "waiter", opt, results)
+	released := time.Now()
+	require.NoError(t, lock.Release(t.Context()))
+	served := receive(t, results)
+	require.NoError(t, served.err)
+	assert.GreaterOrEqual(t, served.lock.ValidUntil().Sub(released), ttl-ttl/100)
+	require.NoError(t, served.lock.Release(t.Context()))
+}
+
 // losing is a hook that has a lock be gone just before it is confirmed.
 type losing struct {
 	rdb  *redis.Client

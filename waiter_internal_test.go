@@ -120,6 +120,49 @@ func TestWaiter_take(t *testing.T) {
 	})
 }
 
+// A call whose context ends while it asks again, told of its turn, was not served.
+func TestWaiter_awaitEndsWhileItAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lock := claimOn(&fakeNode{after: time.Second}, &noOptions)
+		lock.waiter = newWaiter(lock, time.Minute, &Options{FenceKey: "fence"})
+		lock.waiter.listen()
+		lock.waiter.grants <- grant{told: true, sent: sinceEpoch()}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		canceled, err := lock.waiter.await(ctx)
+		assert.True(t, canceled)
+		assert.ErrorIs(t, err, ErrNotObtained)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		time.Sleep(time.Minute)
+	})
+}
+
+// If Redis does not answer when a waiter that was told of its turn asks again, its lane asks at once.
+func TestWaiter_asksOnUnanswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{from: time.Millisecond, reply: 1}
+		w := waiterOf(server)
+		w.subscription = &subscription{background: w.background, confirmed: true, waiters: map[string]*waiter{w.id: w},
+			holders: make(map[string]*waiter), closed: make(chan struct{}), idle: time.NewTimer(time.Hour)}
+		w.keys = append(w.keys, "fence")
+		w.grants <- grant{told: true, sent: sinceEpoch()}
+		_, err := w.await(t.Context())
+		assert.NoError(t, err)
+		assert.Equal(t, []time.Duration{0, answerTime}, server.made()[:2])
+		w.giveUp()
+		time.Sleep(time.Minute)
+	})
+}
+
+// A lock that the other kind of holders has is an error of the first ask.
+func TestWaiter_asksOfTheOtherKind(t *testing.T) {
+	w := waiterOf(&answering{reply: otherKindWaits})
+	held, err := w.ask(t.Context())
+	assert.False(t, held)
+	assert.True(t, isOtherKind(err), err)
+	w.giveUp()
+}
+
 // A server that has nobody listening says so beside the holder's TTL, of which nothing may be left.
 func TestWaiter_unheard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
