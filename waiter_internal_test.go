@@ -154,6 +154,24 @@ func TestWaiter_asksOnUnanswered(t *testing.T) {
 	})
 }
 
+// The first ask already names the channel, if there is a subscription.
+func TestWaiter_listen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &answering{}
+		first := waiterOf(server)
+		for _, confirmed := range []bool{true, false} {
+			s := &subscription{background: first.background, confirmed: confirmed, waiters: make(map[string]*waiter), idle: time.NewTimer(time.Hour)}
+			locked(first.background, func() { first.subscriptions = map[string]*subscription{"": s} })
+			second := waiterOf(server)
+			assert.Equal(t, confirmed, second.subscription == s)
+			assert.Equal(t, confirmed, s.waiters[second.id] == second)
+			locked(first.background, func() { first.subscriptions, second.subscription = nil, nil })
+			second.giveUp()
+		}
+		first.giveUp()
+	})
+}
+
 // A lock that the other kind of holders has is an error of the first ask.
 func TestWaiter_asksOfTheOtherKind(t *testing.T) {
 	w := waiterOf(&answering{reply: otherKindWaits})
