@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -267,9 +268,9 @@ func TestSubscription_clientClosed(t *testing.T) {
 }
 
 func FuzzParseHandover(f *testing.F) {
-	f.Add("process.1:2:a2V5 value")
-	f.Add(":-9223372036854775808:YQ ")
-	f.Add("1:2::3 x")
+	f.Add("process.1:2:1:a2V5 value")
+	f.Add(":-9223372036854775808:0u:YQ ")
+	f.Add("1:2:3::4 x")
 	f.Add(":: ")
 	f.Fuzz(func(t *testing.T, message string) {
 		h, ok := parseHandover(message)
@@ -284,9 +285,15 @@ func FuzzParseHandover(f *testing.F) {
 }
 
 func TestParseHandover(t *testing.T) {
-	h, ok := parseHandover(handover{id: "process.7", sent: -time.Second, limit: exclusiveLimit, key: "a: {"}.ticket() + " value 1")
-	assert.True(t, ok)
-	assert.Equal(t, handover{id: "process.7", sent: -time.Second, limit: exclusiveLimit, key: "a: {", value: "value 1"}, h)
+	for _, h := range []handover{
+		{id: "process.7", sent: -time.Second, limit: exclusiveLimit, key: "a: {", value: "value 1"},
+		{id: "process.8", sent: time.Hour, limit: 12, unique: true, key: "k", value: "v"},
+		{id: "9", limit: math.MaxInt32, key: "key"},
+	} {
+		again, ok := parseHandover(h.ticket() + " " + h.value)
+		assert.True(t, ok)
+		assert.Equal(t, h, again)
+	}
 }
 
 // unusedSubscription returns a subscription without a subscription.
@@ -319,7 +326,8 @@ func TestSubscription_forgetsExpiredLocks(t *testing.T) {
 
 func TestParseHandover_malformed(t *testing.T) {
 	for _, message := range []string{
-		"", " ", "id", "id:1", "id:1:", "id:1: value", "id:1:YQ", "id:x:YQ value", "id:1:%% value", "id::YQ value", "id 1 YQ value",
+		"", " ", "id", "id:1", "id:1:2", "id:1:2:", "id:1:2: value", "id:1:2:YQ", "id:1:YQ value", "id:x:2:YQ value", "id:1:x:YQ value",
+		"id:1:2:%% value", "id::2:YQ value", "id:1::YQ value", "id:1:4294967297:YQ value", "id 1 2 YQ value",
 	} {
 		h, ok := parseHandover(message)
 		assert.False(t, ok, "%q", message)
@@ -525,6 +533,24 @@ func TestSubscription_deliversNothing(t *testing.T) {
 	assert.Empty(t, w.grants)
 	assert.Zero(t, Tasks(server))
 	assert.Empty(t, server.made())
+}
+
+// What was handed over to a call that this process does not know, any more, is passed on; what a
+// holder is told twice is not.
+func TestSubscription_deliversToNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeNode{}
+		s := unusedSubscription()
+		s.server = newServer(server)
+		s.holders["holder"] = &waiter{}
+		for _, id := range []string{"holder", "gone"} {
+			s.deliver(handover{id: id, sent: sinceEpoch(), limit: exclusiveLimit, key: "key"}.ticket() + " value")
+		}
+		time.Sleep(time.Minute)
+		left := server.ran("leave")
+		assert.Len(t, left, 1)
+		assert.Equal(t, []any{"value", "gone"}, left[0][:2])
+	})
 }
 
 // Where keys are spread over nodes, each failure may mean that another node has the key now.

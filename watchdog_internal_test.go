@@ -125,10 +125,13 @@ func TestTickWatchdog_stopWaits(t *testing.T) {
 // A TTL that a lock cannot have is logged: nobody else would hear of it.
 func TestTickWatchdog_badTTL(t *testing.T) {
 	var logged strings.Builder
-	lock := &claimOn(&answering{}, &Options{Logger: slog.New(slog.NewTextHandler(&logged, nil))}).Lock
+	server := &answering{}
+	lock := &claimOn(server, &Options{Logger: slog.New(slog.NewTextHandler(&logged, nil))}).Lock
 	NewTickWatchdog(0).Start(t.Context(), lock, time.Microsecond)
 	assert.Contains(t, logged.String(), "not refreshed")
 	assert.Contains(t, logged.String(), "1µs")
+	assert.Empty(t, server.made())
+	assert.NotContains(t, logged.String(), "lost")
 }
 
 // A refresh that failed is logged; one that succeeded is not, and a lock that is gone is logged as lost.
