@@ -520,3 +520,12 @@ func TestQuorum_contextsEnd(t *testing.T) {
 		assert.Len(t, nodes[0].contexts, 3)
 	})
 }
+
+// The errors of nodes are on one line.
+func TestErrorList(t *testing.T) {
+	one, other := errors.New("one"), errors.New("other")
+	list := errorList{one, other}
+	assert.Equal(t, "one; other", list.Error())
+	assert.ErrorIs(t, list, one)
+	assert.ErrorIs(t, list, other)
+}

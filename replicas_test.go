@@ -233,10 +233,11 @@ func TestMinReplicas_validUntilInAQueue(t *testing.T) {
 	t.Parallel()
 	replicated := redistest.StartReplicas(t)
 	rdb := replicated.Master.Client()
-	opt := &redislock.Options{MinReplicas: 2, RetryStrategy: redislock.FairQueue()}
+	opt := &redislock.Options{MinReplicas: 1, RetryStrategy: redislock.FairQueue()}
 	lock := obtain(t, rdb, opt)
 	results := make(chan obtained, 1)
 	waitInLine(t, t.Context(), rdb, replicated.Master.Client(), "waiter", opt, results)
+	awaitChannels(t, rdb, 1) // it asks no more now, but once a second
 	released := time.Now()
 	require.NoError(t, lock.Release(t.Context()))
 	served := receive(t, results)

@@ -464,6 +464,7 @@ func TestScripts_quorumHeal(t *testing.T) {
 		"shorter":   {state, []string{"a", "b", "mark"}, []any{"me", 30000, now + 1, 2}, 1, healed, map[string]time.Duration{"a": 30 * time.Second}},
 		"too late":  {state, []string{"a", "b", "mark"}, []any{"me", 60000, now, 2}, 0, state, nil},
 		"another's": {state, []string{"a", "c", "mark"}, []any{"me", 60000, now + 1, 2}, 0, state, nil},
+		"the first": {state, []string{"c", "a", "mark"}, []any{"me", 90000, now + 1, 2}, 0, state, nil},
 	})
 }
 

@@ -155,7 +155,7 @@ var mutants = []mutant{
 	{
 		name: "refreshes outlast HoldAtMost", file: "bounds.go",
 		old: "return min(ttl, (b.ends - now).Truncate(time.Millisecond))", new: "return ttl",
-		tests: "Options_holdAtMost$", simulated: true,
+		tests: "TestOptions_holdAtMost$", simulated: true,
 	},
 	{
 		name: "HoldAtLeast ends early", file: "bounds.go",
