@@ -284,6 +284,36 @@ func TestHoldersRelease(t *testing.T) {
 	})
 }
 
+// A release with a token, of which a value begins, makes room for the next call with that token.
+func TestHoldersRelease_byTokenThatWaits(t *testing.T) {
+	q := newQueueTest(t)
+	q.setHolders(ends{"2 me1": time.Hour, "2 us": time.Hour})
+	q.enqueue("me2 2", "we 2")
+	assert.EqualValues(t, 1, q.run(releaseByTokenScript, queueKeys("key"), "me"))
+	q.requireHolders(marked(ends{"2 us": time.Hour, "2 me2": time.Minute}, "me2"))
+	assert.Equal(t, []string{"we"}, q.waiting())
+}
+
+func TestHoldersReleaseKeep(t *testing.T) {
+	const m, h = time.Minute, time.Hour
+	release := func(q *queueTest, args ...any) int64 {
+		return q.run(holdersReleaseKeepScript, holdersKeys("key"), append([]any{"me", "kept"}, args...)...)
+	}
+	ask := []any{m.Milliseconds(), 2}
+	testHolders(t, release, map[string]holdersTest{
+		"held":                     {ends{"2 me": h, "2 you": h}, ask, 1, ends{"2 kept": m, "2 you": h}},
+		"held for less":            {ends{"2 me": time.Second}, ask, 1, ends{"2 kept": m}},
+		"once more":                {ends{"2 kept": h, "2 you": h}, ask, 1, nil},
+		"kept until now":           {ends{"2 kept": nowEnds, "2 you": h}, ask, 0, nil},
+		"kept with another limit":  {ends{"3 kept": h}, ask, 0, nil},
+		"not held":                 {ends{"2 you": h}, ask, 0, nil},
+		"ends now":                 {ends{"2 me": nowEnds, "2 you": h}, ask, 0, nil},
+		"held with another limit":  {ends{"3 me": h}, ask, 0, nil},
+		"held with other metadata": {ends{"2 me too": h}, ask, 0, nil},
+		"nobody holds it":          {none, ask, 0, nil},
+	})
+}
+
 func TestHoldersTTL(t *testing.T) {
 	ttl := func(q *queueTest, args ...any) int64 {
 		return q.run(holdersTTLScript, holdersKeys("key"), args...)

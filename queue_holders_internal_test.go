@@ -11,20 +11,21 @@ import (
 )
 
 // enqueue puts waiters in the queue that have no channel, and so are never passed over while they are
-// alive: each is "value limit", with a custom token of two bytes and a TTL of a minute. The limit of a dead
-// one is followed by an exclamation mark.
+// alive: each is "value limit length", with a custom token of that length, 2 if it is left out, and a TTL
+// of a minute. The limit of a dead one is followed by an exclamation mark.
 func (q *queueTest) enqueue(waiters ...string) {
 	q.Helper()
 	for i, waiter := range waiters {
 		var value, limit string
-		_, _ = fmt.Sscan(waiter, &value, &limit)
+		length := 2
+		_, _ = fmt.Sscan(waiter, &value, &limit, &length)
 		alive := q.now.UnixMicro()
 		if limit[len(limit)-1] == '!' {
 			limit, alive = limit[:len(limit)-1], alive-1
 		}
 		_, err := q.ZAdd(queueTestQueue, float64(i+1), value)
 		require.NoError(q, err)
-		q.HSet(queueTestWaiters, value, fmt.Sprint(alive, " 60000 ", value, ":1:bG9jaw ", limit, " 2 "))
+		q.HSet(queueTestWaiters, value, fmt.Sprint(alive, " 60000 ", value, ":1:bG9jaw ", limit, " ", length, " "))
 	}
 }
 
@@ -82,6 +83,7 @@ func TestQueueAsk_holders(t *testing.T) {
 		"behind those who fit":                {ends{"3 us": s}, []string{"we 3", "he 3!"}, limit("3"), 1, marked(ends{"3 us": s, "3 we": m, "3 me": m}, "we"), nil},
 		"behind those who fill it":            {ends{"3 us": s}, []string{"we 3", "he 3"}, limit("3"), -1000, marked(ends{"3 us": s, "3 we": m, "3 he": m}, "we", "he"), []string{"me"}},
 		"to be told":                          {none, nil, again, -m.Milliseconds() - unheard, marked(ends{"2 me": m}, "me"), nil},
+		"a writer behind those who fit":       {ends{"3 us": s}, []string{"we 3"}, limit(""), -m.Milliseconds(), marked(ends{"3 us": s, "3 we": m}, "we"), []string{"me"}},
 		"a writer waits for the end":          {ends{"0 us": s, "0 we": 3 * s}, nil, limit(""), -3000, ends{"0 us": s, "0 we": 3 * s}, []string{"me"}},
 		"shared beside a limit":               {ends{"2 us": h}, []string{"me 0", "we 2"}, limit("0"), otherKindWaits, ends{"2 us": h}, []string{"me", "we"}},
 		"a limit beside shared":               {ends{"0 us": h}, nil, limit("2"), otherKindWaits, ends{"0 us": h}, nil},
@@ -154,6 +156,9 @@ func TestQueueRelease_letsIn(t *testing.T) {
 		"no place is free":              {ends{"2 us": h, "2 we": h}, []string{"l1 2", "l2 9"}, ends{"2 us": h, "2 we": h}, []string{"l1", "l2"}},
 		"a writer waits for the last":   {ends{"0 us": h}, []string{"w1 1", "r1 0"}, ends{"0 us": h}, []string{"w1", "r1"}},
 		"one token twice":               {nil, []string{"me1 2", "me2 2", "us 2"}, marked(ends{"2 me2": m, "2 us": m}, "me1", "me2", "us"), nil},
+		"one token twice beside others": {ends{"3 us": h}, []string{"me1 3", "me2 3", "we 3"}, marked(ends{"3 us": h, "3 me2": m, "3 we": m}, "me1", "me2", "we"), nil},
+		"a token that begins a token":   {ends{"3 me1": h}, []string{"her 3 3", "me2 3 2", "me1 3 3", "us 3"}, marked(ends{"3 her": m, "3 me2": m, "3 me1": m}, "her", "me2", "me1"), []string{"us"}},
+		"a token of a byte":             {nil, []string{"m 2 1"}, marked(ends{"2 m": m}, "m"), nil},
 		"a token that has a place":      {ends{"2 me1": h, "2 us": h}, []string{"me2 2", "we 2"}, marked(ends{"2 me2": m, "2 us": h}, "me2"), []string{"we"}},
 		"one who would be both at once": {ends{"2 me1": h, "2 us": h}, []string{"me2 0"}, ends{"2 me1": h, "2 us": h}, []string{"me2"}},
 	} {

@@ -103,6 +103,7 @@ func TestQuorum_askNodes(t *testing.T) {
 		"decided only once":             {[]said{{ms, 1, nil}, {ms, 1, nil}, {ms, 1, nil}, {8 * ms, 1, nil}, {never, 1, nil}}, 500 * ms, 11 * ms, []int{0, 1, 2, 3}},
 		"decided near the end":          {[]said{{10 * ms, 1, nil}, {10 * ms, 1, nil}, {never, 1, nil}}, 15 * ms, 15 * ms, []int{0, 1}},
 		"a majority that denies":        {[]said{{ms, 0, nil}, {ms, 0, nil}, {never, 1, nil}}, 500 * ms, 11 * ms, []int{0, 1}},
+		"two of five never":             {[]said{{ms, 1, nil}, {ms, 1, nil}, {ms, 1, nil}, {never, 1, nil}, {never, 1, nil}}, 500 * ms, 11 * ms, []int{0, 1, 2}},
 		"undecided, and one never":      {[]said{{ms, 1, nil}, {ms, 0, nil}, {never, 1, nil}}, 500 * ms, 500 * ms, []int{0, 1}},
 		"undecided for want of answers": {[]said{{ms, 1, nil}, {ms, 0, failed}, {never, 1, nil}}, 500 * ms, 500 * ms, []int{0}},
 	} {
@@ -262,6 +263,25 @@ func TestQuorumClaim_releasesWhereItIsUnsure(t *testing.T) {
 		assert.Greater(t, len(nodes[2].ran("release")), 3)
 		assert.Len(t, nodes[0].ran("release"), 1)
 		assert.False(t, slices.Contains(nodes[1].scripts, "undo"))
+	})
+}
+
+// What is left of HoldAtLeast is counted anew for each release that is repeated.
+func TestQuorumClaim_releasesForLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := fakeNodes(3)
+		lock, err := fakeQuorum(nodes...).Obtain(t.Context(), "key", time.Minute, &Options{HoldAtLeast: 10 * time.Second})
+		require.NoError(t, err)
+		nodes[2].become(0, 0, errSilent)
+		require.NoError(t, lock.Release(t.Context()))
+		time.Sleep(5 * time.Second)
+		releases := nodes[2].ran("release")
+		require.Greater(t, len(releases), 3)
+		assert.EqualValues(t, 10_000, releases[0][2])
+		assert.Less(t, releases[len(releases)-1][2], int64(6_000))
+		time.Sleep(time.Minute)
+		releases = nodes[2].ran("release")
+		assert.Len(t, releases[len(releases)-1], 1) // nothing is left of it
 	})
 }
 

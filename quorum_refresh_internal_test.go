@@ -222,12 +222,14 @@ func TestRefreshes_contextEndsBefore(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Millisecond)
 		defer cancel()
+		start := time.Now()
 		ended := make(chan error, 1)
 		q.refresh(ctx, []refreshing{{lock: claim, ttl: time.Minute, wait: time.Second, done: func(r result) {
 			for _, n := range q.nodes {
 				<-n.calls // there is one
 			}
 			synctest.Wait()
+			assert.Equal(t, 2*time.Millisecond, time.Since(start))
 			ended <- r.err
 		}}})
 		assert.ErrorIs(t, <-ended, context.DeadlineExceeded)
@@ -247,6 +249,21 @@ func TestRefreshes_neverDecided(t *testing.T) {
 			assert.Equal(t, 20*time.Millisecond, time.Since(start))
 			time.Sleep(2 * never)
 		})
+	}
+}
+
+// The same where the asking ends a moment before the waiting.
+func TestRefreshes_neverDecidedInTime(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		_, results, heard := refreshOn(t.Context(), time.Millisecond, saying(1, never, never)...)
+		select {
+		case r := <-results:
+			assert.ErrorIs(t, r.err, errSilent)
+			<-heard
+		case <-time.After(10 * time.Second):
+			require.FailNow(t, "no result")
+		}
 	}
 }
 

@@ -602,6 +602,24 @@ func TestSubscription_ofANode(t *testing.T) {
 	}
 }
 
+// A node whose client has ended is not the end of the client of all nodes.
+func TestSubscription_ofANodeThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := unusedSubscription()
+		s.server, s.channel = &server{isCluster: true}, "schannel"
+		nodes := 0
+		s.run(func(ctx context.Context, channel string) (*redis.PubSub, error) {
+			if nodes++; nodes > 1 {
+				return nil, errCannotSubscribe
+			}
+			client := (&pubsubServer{start: time.Now()}).client()
+			require.NoError(t, client.Close())
+			return client.Subscribe(ctx, channel), nil
+		})
+		assert.Equal(t, 2, nodes)
+	})
+}
+
 // noting is a Redis that notes the arguments of scripts.
 type noting struct {
 	redis.Scripter

@@ -13,12 +13,9 @@
 local limit = tonumber(ARGV[4])
 
 local holder = redis.call('get', KEYS[1])
-if holder and holder ~= '' then
-	return 0
-end
 local holders, shared = count()
 if holder and holders == 0 then
-	return 0 -- somebody else's '', or all are about to expire
+	return 0 -- it is exclusive, or somebody else's '', or all are about to expire
 end
 if holders > 0 and shared ~= (limit == 0) then
 	return -1

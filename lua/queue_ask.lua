@@ -112,11 +112,7 @@ if free or holders > 0 then
 		end
 		return number(1)
 	end
-	if redis.call('get', KEYS[1]) == '' then
-		holders = count()
-	else
-		holders = 0
-	end
+	holders = count()
 end
 local left
 if holders == 0 then
