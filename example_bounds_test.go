@@ -73,7 +73,7 @@ func ExampleOptions_holdAtMost() {
 	// The watchdog would refresh the lock for as long as the process lives.
 	opt := &redislock.Options{
 		Watchdog:   redislock.NewTickWatchdog(0),
-		HoldAtMost: 300 * time.Millisecond,
+		HoldAtMost: 200 * time.Millisecond,
 	}
 	err := redislock.New(client).Do(context.Background(), "my-key", 100*time.Millisecond, opt, func(ctx context.Context) error {
 		<-ctx.Done() // stuck, for example because a server does not answer

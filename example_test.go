@@ -311,11 +311,11 @@ func ExampleLock_FenceToken() {
 	locker := redislock.New(client)
 	// The hash tag puts lock and counter in one slot of a Redis Cluster.
 	opt := &redislock.Options{FenceKey: "{report}:fence"}
-	slow, err := locker.Obtain(ctx, "{report}", 300*time.Millisecond, opt)
+	slow, err := locker.Obtain(ctx, "{report}", 100*time.Millisecond, opt)
 	if err != nil {
 		log.Fatal(err)
 	}
-	time.Sleep(400 * time.Millisecond) // a pause that was not planned
+	time.Sleep(150 * time.Millisecond) // a pause that was not planned
 
 	quick, err := locker.Obtain(ctx, "{report}", time.Minute, opt)
 	if err != nil {

@@ -394,7 +394,7 @@ func TestScheduler_withoutPipelinesAndSlow(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := redistest.StartProxy(t, server.Addr)
 	rdb := struct{ redis.Scripter }{redistest.Client(t, proxy.Addr, func(o *redis.Options) { o.PoolSize = 100 })}
-	const n, ttl = 3000, 6 * time.Second
+	const n, ttl = 1500, 6 * time.Second
 	locks := make([]*redislock.Lock, n)
 	got := counted(func() {
 		inParallel(func(worker, workers int) {

@@ -50,7 +50,7 @@ func countedWithLosses(t testing.TB, lost int64, f func()) redislock.Stats {
 
 func TestStats(t *testing.T) {
 	onBothInTurn(t, func(t *testing.T, rdb *redis.Client) {
-		const workers, rounds = 8, 20
+		const workers, rounds = 8, 10
 		got := counted(func() {
 			var wg sync.WaitGroup
 			for range workers {

@@ -215,17 +215,19 @@ func locked(t *testing.T, node *redistest.Server, keys ...string) (exist []strin
 // A watchdog does not shorten the TTL that a custom token has, but Refresh does.
 func TestToken_refreshShorter(t *testing.T) {
 	t.Parallel()
-	nodes := startNodes(t, 3)
 	for name, n := range map[string]int{"one server": 1, "quorum": 3} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nodes := startNodes(t, n)
 			var clients []redislock.RedisClient
-			for _, node := range nodes[:n] {
+			for _, node := range nodes {
 				clients = append(clients, node.Client())
 			}
 			lock, err := redislock.NewQuorum(clients...).Obtain(t.Context(), key, time.Hour, mine())
 			require.NoError(t, err)
+			eventuallyHolding(t, nodes, n)
 			require.NoError(t, lock.Refresh(t.Context(), time.Minute, nil))
-			for _, node := range nodes[:n] {
+			for _, node := range nodes {
 				awaitTTL(t, node, 0, time.Minute)
 			}
 			require.NoError(t, lock.Release(t.Context()))

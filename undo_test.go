@@ -301,6 +301,7 @@ func requireTakes(t *testing.T, rdb *redis.Client, command []any) {
 
 // A command that takes a lock was answered late, and comes once more when the lock is free.
 func TestObtain_sentTwice(t *testing.T) {
+	t.Parallel()
 	for name, opt := range map[string]*redislock.Options{"plain": nil, "fenced": {FenceKey: "fence"}, "fair": fair()} {
 		t.Run("obtained and released, "+name, func(t *testing.T) {
 			t.Parallel()

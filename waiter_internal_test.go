@@ -174,11 +174,14 @@ func TestWaiter_listen(t *testing.T) {
 
 // A lock that the other kind of holders has is an error of the first ask.
 func TestWaiter_asksOfTheOtherKind(t *testing.T) {
-	w := waiterOf(&answering{reply: otherKindWaits})
-	held, err := w.ask(t.Context())
-	assert.False(t, held)
-	assert.True(t, isOtherKind(err), err)
-	w.giveUp()
+	synctest.Test(t, func(t *testing.T) {
+		w := waiterOf(&answering{reply: otherKindWaits})
+		held, err := w.ask(t.Context())
+		assert.False(t, held)
+		assert.True(t, isOtherKind(err), err)
+		w.giveUp()
+		time.Sleep(time.Minute)
+	})
 }
 
 // A server that has nobody listening says so beside the holder's TTL, of which nothing may be left.
