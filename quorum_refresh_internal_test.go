@@ -2,6 +2,7 @@ package redislock
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -252,19 +253,23 @@ func TestRefreshes_neverDecided(t *testing.T) {
 	}
 }
 
-// The same where the asking ends a moment before the waiting.
-func TestRefreshes_neverDecidedInTime(t *testing.T) {
+// The asking of many locks takes a while, and so ends before the waiting, which begins later.
+func TestRefreshes_manyNeverDecided(t *testing.T) {
 	t.Parallel()
-	for range 20 {
-		_, results, heard := refreshOn(t.Context(), time.Millisecond, saying(1, never, never)...)
+	claim := claimOnNodes(&noOptions, saying(1, never, never)...)
+	const n = 10_000
+	errs := make(chan error, n)
+	one := refreshing{lock: claim, ttl: time.Minute, wait: 20 * time.Millisecond, done: func(r result) { errs <- r.err }}
+	heard := claim.quorum().refresh(t.Context(), slices.Repeat([]refreshing{one}, n))
+	for range n {
 		select {
-		case r := <-results:
-			assert.ErrorIs(t, r.err, errSilent)
-			<-heard
+		case err := <-errs:
+			require.ErrorIs(t, err, errSilent)
 		case <-time.After(10 * time.Second):
 			require.FailNow(t, "no result")
 		}
 	}
+	<-heard
 }
 
 // A node that has lost a lock which a majority has is healed, once; one that has somebody else's is not.

@@ -127,7 +127,9 @@ func TestTickWatchdog_badTTL(t *testing.T) {
 	var logged strings.Builder
 	server := &answering{}
 	lock := &claimOn(server, &Options{Logger: slog.New(slog.NewTextHandler(&logged, nil))}).Lock
-	NewTickWatchdog(0).Start(t.Context(), lock, time.Microsecond)
+	watchdog := NewTickWatchdog(0)
+	watchdog.Start(t.Context(), lock, time.Microsecond)
+	assert.Nil(t, watchdog.refreshers)
 	assert.Contains(t, logged.String(), "not refreshed")
 	assert.Contains(t, logged.String(), "1µs")
 	assert.Empty(t, server.made())
