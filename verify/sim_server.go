@@ -164,7 +164,11 @@ func (s *simServer) run(peer *server.Peer, command string, args []string) bool {
 		return ok && s.runLocked(peer, command, args, script)
 	}
 	script, ok := parseScript(args)
-	return ok && s.known[args[0]] && s.runLocked(peer, command, args, script)
+	if ok && !s.known[args[0]] {
+		s.dispatchLocked(peer, command, args) // says so, before anybody can load it
+		return true
+	}
+	return ok && s.runLocked(peer, command, args, script)
 }
 
 func (s *simServer) runLocked(peer *server.Peer, command string, args []string, script simScript) bool {
