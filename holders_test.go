@@ -285,7 +285,7 @@ func TestHolders_minReplicas(t *testing.T) {
 			}
 			more := opt
 			more.MinReplicas = 3
-			const brief = 600 * time.Millisecond // half of it is waited for them
+			const brief = 1500 * time.Millisecond // half of it is waited for them
 			_, err := redislock.Obtain(t.Context(), rdb, key, brief, &more)
 			assert.ErrorContains(t, err, "2 of 3 replicas")
 			assert.EqualValues(t, 1, rdb.ZCard(t.Context(), holdersKey).Val(), "the place is given back before Obtain returns")

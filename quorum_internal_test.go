@@ -3,6 +3,7 @@ package redislock
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -542,6 +543,35 @@ func TestQuorum_contextsEnd(t *testing.T) {
 }
 
 // The errors of nodes are on one line.
+// longest waits for as long as there can be a wait for.
+type longest struct{ asked chan struct{} } // takes as many as may wait
+
+func (l longest) NextBackoff() time.Duration {
+	l.asked <- struct{}{}
+	return math.MaxInt64
+}
+
+func TestQuorum_longestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		locker := fakeQuorum(saying(0, 0, 0)...)
+		for range 20 { // the wait varies
+			strategy := longest{make(chan struct{}, 100)}
+			ctx, cancel := context.WithCancel(t.Context())
+			returned := make(chan error, 1)
+			go func() {
+				_, err := locker.Obtain(ctx, "key", time.Hour, &Options{RetryStrategy: strategy})
+				returned <- err
+			}()
+			<-strategy.asked
+			time.Sleep(30 * time.Minute)
+			require.Empty(t, returned)
+			cancel()
+			require.ErrorIs(t, <-returned, context.Canceled)
+			require.Empty(t, strategy.asked, "it waited once")
+		}
+	})
+}
+
 func TestErrorList(t *testing.T) {
 	one, other := errors.New("one"), errors.New("other")
 	list := errorList{one, other}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -483,37 +482,6 @@ func TestQuorum_retriesVary(t *testing.T) {
 		}
 		assert.Greater(t, len(waits), 10, fmt.Sprint(waits))
 	})
-}
-
-// longest waits for as long as there can be a wait for.
-type longest struct{ asked chan struct{} } // takes as many as may wait
-
-func (l longest) NextBackoff() time.Duration {
-	l.asked <- struct{}{}
-	return math.MaxInt64
-}
-
-func TestQuorum_longestWait(t *testing.T) {
-	t.Parallel()
-	redistest.TakesLong(t)
-	nodes := startNodes(t, 3)
-	locker := quorumOf(nodes)
-	_, err := locker.Obtain(t.Context(), key, ttl, nil)
-	require.NoError(t, err)
-	for range 20 { // the wait varies
-		strategy := longest{make(chan struct{}, 100)}
-		ctx, cancel := context.WithCancel(t.Context())
-		returned := make(chan error, 1)
-		go func() {
-			_, err := locker.Obtain(ctx, key, ttl, &redislock.Options{RetryStrategy: strategy})
-			returned <- err
-		}()
-		<-strategy.asked
-		requireStays(t, 50*time.Millisecond, func() bool { return len(returned) == 0 && len(strategy.asked) == 0 })
-		cancel()
-		require.ErrorIs(t, <-returned, context.Canceled)
-		require.Empty(t, strategy.asked, "it waited once")
-	}
 }
 
 // A try that fails keeps what the token held before, on every node.

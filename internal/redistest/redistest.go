@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -123,8 +124,9 @@ var portRange = sync.OnceValue(func() int {
 })
 
 var (
-	claims []net.Listener // kept open
-	taken  sync.Map       // ports of servers that run, or may start again
+	claims   []net.Listener // kept open
+	taken    sync.Map       // ports of servers that run, or may start again
+	lastPort atomic.Uint32  // ports are taken in turn: what was meant for a former server may still be on its way
 )
 
 func listen(port int) (net.Listener, error) {
@@ -136,7 +138,7 @@ func listen(port int) (net.Listener, error) {
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for {
-		port := portRange() + 1 + rand.IntN(portsInRange-1)
+		port := portRange() + 1 + int(lastPort.Add(1)%(portsInRange-1))
 		if _, again := taken.LoadOrStore(port, true); again {
 			continue
 		}
