@@ -17,6 +17,17 @@ func TestSingleClaim_laneKey(t *testing.T) {
 	assert.False(t, claimOn(prompt{}, &noOptions).laneKey().confirmed)
 }
 
+// A refusal leaves nothing behind: nothing is asked afterwards.
+func TestSingleClaim_refused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := saying(refusal("WRONGTYPE no string"))[0]
+		_, err := New(server).Obtain(t.Context(), "key", time.Hour, nil)
+		assert.ErrorContains(t, err, "WRONGTYPE")
+		time.Sleep(time.Minute)
+		assert.Equal(t, []string{"obtain"}, server.scripts)
+	})
+}
+
 // A refresh of one server that was answered at once has no stragglers: the next may lengthen the TTL.
 func TestSingleClaim_refreshedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -209,11 +209,23 @@ func TestCache(t *testing.T) {
 	})
 }
 
+// tellOfQuorum tells of a quorum. A node that takes half a second to answer is counted as away, and a story
+// in which a busy machine has two of them ends early: it is told again.
+func tellOfQuorum(t *testing.T, args ...string) []string {
+	t.Helper()
+	for range 4 {
+		if story, err := start(t, "quorum", args...).Output(); err == nil {
+			return strings.Split(strings.TrimSpace(string(story)), "\n")
+		}
+	}
+	return tell(t, "quorum", args...)
+}
+
 func TestQuorum(t *testing.T) {
 	t.Parallel()
 	t.Run("embedded", func(t *testing.T) {
 		t.Parallel()
-		requireLines(t, tell(t, "quorum"),
+		requireLines(t, tellOfQuorum(t),
 			"Anna obtains the lock from a majority of 3", "Ben is refused",
 			"Node 2 is stopped", "Anna refreshes", "Ben obtains another",
 			"Node 1 is stopped", "Anna cannot refresh", "1 of 3 nodes answered.*node 1: .*; node 2: ", "she knows",
@@ -223,7 +235,7 @@ func TestQuorum(t *testing.T) {
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()
 		servers := []*redistest.Server{redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t)}
-		requireLines(t, tell(t, "quorum", "-redis", addresses(servers)),
+		requireLines(t, tellOfQuorum(t, "-redis", addresses(servers)),
 			"Anna obtains the lock from a majority of 5", "Ben is refused", "not stopped")
 		empty := 0 // a program that ends does not wait for the minority's answers
 		for _, server := range servers {
@@ -238,7 +250,7 @@ func TestQuorum(t *testing.T) {
 		servers := []*redistest.Server{redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t), redistest.Start(t)}
 		servers[0].Kill()
 		servers[3].Kill()
-		requireLines(t, tell(t, "quorum", "-redis", addresses(servers)),
+		requireLines(t, tellOfQuorum(t, "-redis", addresses(servers)),
 			"Anna obtains the lock from a majority of 5", "Ben is refused")
 	})
 }
