@@ -15,8 +15,9 @@ import (
 
 // gate is a hook that holds back pipelines, by the name of their scripts.
 type gate struct {
-	mu   sync.Mutex
-	shut map[string]*hold
+	mu      sync.Mutex
+	shut    map[string]*hold
+	passing int // pipelines that are under way
 }
 
 // hold is a closed gate.
@@ -39,12 +40,30 @@ func (g *gate) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 				}
 				return h.err
 			}
+			return next(ctx, cmds)
 		}
+		defer g.passed()
 		return next(ctx, cmds)
 	}
 }
 
-// stop returns the closed gate that a pipeline has to wait at, if there is one.
+func (g *gate) passed() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.passing--
+}
+
+// awaitPassed waits until no pipeline is under way that has not been held back.
+func (g *gate) awaitPassed(t *testing.T) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.passing == 0
+	}, 20*time.Second, time.Millisecond)
+}
+
+// stop returns the closed gate that a pipeline has to wait at, if there is one. Else the pipeline passes.
 func (g *gate) stop(cmds []redis.Cmder) (at *hold) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -59,6 +78,9 @@ func (g *gate) stop(cmds []redis.Cmder) (at *hold) {
 			h.locks[fmt.Sprint(args[3+keys])] = true
 			at = h
 		}
+	}
+	if at == nil {
+		g.passing++
 	}
 	return at
 }

@@ -165,6 +165,7 @@ func TestHolders_readersComeInTogether(t *testing.T) {
 	awaitChannels(t, rdb, n)
 	asks := gate.close("ask")
 	defer asks.release()
+	gate.awaitPassed(t)
 	calls := server.Calls("evalsha")
 	require.NoError(t, writer.Release(t.Context()))
 	var locks []*redislock.Lock

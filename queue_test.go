@@ -267,6 +267,7 @@ func TestFairQueue_handoverIsWokenNotPolled(t *testing.T) {
 	awaitChannels(t, rdb, 10)
 	asks := gate.close("ask")
 	defer asks.release()
+	gate.awaitPassed(t)
 	calls := server.Calls("evalsha")
 	requireOrder(t, lock, results, names...)
 	requireCommands(t, 11, func() int { // one a handover

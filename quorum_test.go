@@ -554,9 +554,7 @@ func TestQuorum_customTokenIsUndone(t *testing.T) {
 	}
 	var lock *redislock.Lock
 	for i := range 3 {
-		var err error
-		lock, err = locker.Obtain(t.Context(), key, time.Duration(i+1)*ttl, opt)
-		require.NoError(t, err)
+		lock = obtainAtLast(t, locker, key, time.Duration(i+1)*ttl, opt)
 	}
 	require.NoError(t, lock.Refresh(t.Context(), 4*ttl, nil))
 	awaitTTL(t, nodes[2], 3*ttl, 4*ttl) // nothing comes after the undo that would hide it
