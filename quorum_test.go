@@ -673,7 +673,7 @@ func TestQuorum_manyLocksAreHealed(t *testing.T) {
 	require.NoError(t, nodes[1].Client().FlushAll(t.Context()).Err())
 	awaitAll()
 	for _, lock := range locks {
-		require.NoError(t, lock.Release(t.Context()))
+		assert.NotErrorIs(t, lock.Release(t.Context()), redislock.ErrLockNotHeld)
 	}
 }
 
