@@ -109,7 +109,7 @@ func TestScheduler_blips(t *testing.T) {
 		lock := watchLock(t, redistest.Client(t, proxy.Addr), key, ttl, ttl/6)
 		for start := time.Now(); lock.ValidUntil().Before(start.Add(3*ttl)) && !isClosed(lock.Done()); {
 			proxy.Cut()
-			time.Sleep(50 * time.Millisecond)
+			time.Sleep(200 * time.Millisecond) // time enough for a refresh
 		}
 		require.False(t, isClosed(lock.Done()))
 		require.NoError(t, lock.Release(t.Context()))
