@@ -115,7 +115,7 @@ func TestUpstream_isLate(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, rdb.Del(t.Context(), key).Err()) // as if its TTL had passed
 		locks := []*redislock.Lock{obtain(t, rdb, opt), obtain(t, rdb, opt)}
-		assert.Equal(t, upstream.ErrNotObtained, late.Refresh(t.Context(), time.Millisecond, nil))
+		assert.Equal(t, upstream.ErrNotObtained, late.Refresh(t.Context(), ttl/4, nil))
 		assert.Equal(t, upstream.ErrLockNotHeld, late.Release(t.Context()))
 		left, err := late.TTL(t.Context())
 		require.NoError(t, err)
