@@ -542,7 +542,6 @@ func TestQuorum_contextsEnd(t *testing.T) {
 	})
 }
 
-// The errors of nodes are on one line.
 // longest waits for as long as there can be a wait for.
 type longest struct{ asked chan struct{} } // takes as many as may wait
 
@@ -551,6 +550,7 @@ func (l longest) NextBackoff() time.Duration {
 	return math.MaxInt64
 }
 
+// A wait that varies by half as much again does not overflow.
 func TestQuorum_longestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		locker := fakeQuorum(saying(0, 0, 0)...)
@@ -572,6 +572,7 @@ func TestQuorum_longestWait(t *testing.T) {
 	})
 }
 
+// The errors of nodes are on one line.
 func TestErrorList(t *testing.T) {
 	one, other := errors.New("one"), errors.New("other")
 	list := errorList{one, other}

@@ -109,7 +109,11 @@ func TestScheduler_blips(t *testing.T) {
 		lock := watchLock(t, redistest.Client(t, proxy.Addr), key, ttl, ttl/6)
 		for start := time.Now(); lock.ValidUntil().Before(start.Add(3*ttl)) && !isClosed(lock.Done()); {
 			proxy.Cut()
-			time.Sleep(200 * time.Millisecond) // time enough for a refresh
+			if time.Until(lock.ValidUntil()) > ttl/2 {
+				time.Sleep(50 * time.Millisecond)
+			} else {
+				time.Sleep(200 * time.Millisecond) // a busy machine needs longer for a refresh
+			}
 		}
 		require.False(t, isClosed(lock.Done()))
 		require.NoError(t, lock.Release(t.Context()))
@@ -402,7 +406,7 @@ func TestScheduler_withoutPipelinesAndSlow(t *testing.T) {
 				locks[i] = watchLock(t, rdb, fmt.Sprint("lock", i), ttl)
 			}
 		})
-		proxy.DelayReplies(20 * time.Millisecond)
+		proxy.DelayReplies(40 * time.Millisecond)
 		refreshed := server.Calls("pexpire") + 5*n/2
 		require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 30*time.Second, 10*time.Millisecond)
 		proxy.DelayReplies(0)

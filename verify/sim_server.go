@@ -153,7 +153,7 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 	return false
 }
 
-// run runs a script while no other runs. It reports whether it did.
+// run runs a script while no other runs, or says that it is unknown. It reports whether it did either.
 func (s *simServer) run(peer *server.Peer, command string, args []string) bool {
 	s.running.Lock()
 	defer s.running.Unlock()

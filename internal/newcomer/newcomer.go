@@ -93,6 +93,7 @@ func (r *Readme) NewModule(t *testing.T, replace string, nested ...string) *Modu
 	require.NoError(t, err)
 	lines := strings.Split(strings.TrimSpace(string(cache)), "\n")
 	proxies := []string{"file://" + dir + "/proxy", "file://" + lines[0] + "/cache/download", lines[1]}
+	// With -trimpath what was compiled once is used again, though the directory is always another.
 	m.env = append(os.Environ(), "GOPROXY="+strings.Join(proxies, ","), "GOSUMDB=off", "GOWORK=off", "GOFLAGS=-trimpath")
 	if fork := regexp.MustCompile(`redislock => (\S+) ` + version).FindStringSubmatch(replace); fork != nil {
 		for _, module := range append([]string{"."}, nested...) {
