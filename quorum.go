@@ -180,7 +180,7 @@ func enter(ctx context.Context, places chan<- struct{}) bool {
 // runAll runs scripts on one node: in a pipeline if it has any. It tells of the results as
 // they come, several that follow one another at a time, and returns after the last.
 func (n *node) runAll(ctx context.Context, calls []call, tell func(first int, results []result)) {
-	if len(calls) > 1 && n.own {
+	if len(calls) > 1 && n.pipelined {
 		if !enter(ctx, n.batches) {
 			tell(0, silent(len(calls)))
 			return

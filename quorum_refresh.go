@@ -65,7 +65,7 @@ func (q *quorum) refresh(ctx context.Context, locks []refreshing) (heard <-chan 
 // a call of its own, which waits for a connection until those of other locks are answered.
 func (q *quorum) refreshWait(ttl time.Duration) time.Duration {
 	wait := nodeWait(ttl)
-	if slices.ContainsFunc(q.nodes, func(n *node) bool { return !n.own }) {
+	if slices.ContainsFunc(q.nodes, func(n *node) bool { return !n.pipelined }) {
 		wait = max(wait, min(ttl/2, mostCallWait))
 	}
 	return wait

@@ -160,8 +160,8 @@ func TestNode_runAllWithoutAPlace(t *testing.T) {
 	n := &node{server: newServer(nil), calls: make(chan struct{}), batches: make(chan struct{})}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, own := range []bool{true, false} {
-		n.own = own
+	for _, pipelined := range []bool{true, false} {
+		n.pipelined = pipelined
 		for calls := range 4 {
 			var got []result
 			n.runAll(ctx, make([]call, calls), func(first int, results []result) {

@@ -67,7 +67,8 @@ var (
 var errNoClient = errors.New("redislock: no Redis client: New or NewQuorum needs a client that is not nil")
 
 // RedisClient is the part of go-redis that a Client needs. *redis.Client, *redis.ClusterClient,
-// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner implement it.
+// *redis.Ring, redis.UniversalClient and *redis.AutoPipeliner implement it. A Ring gets no
+// pipelines, since it panics if it is closed while it sends one: each refresh is a call of its own.
 //
 // A wrapper of your own may change what scripts do, such as adding a prefix to keys. With a
 // wrapper, everything therefore goes through its script methods, and each refresh is a call of

@@ -267,7 +267,7 @@ func (t *task) landLocked() {
 	}
 }
 
-func (s *server) together(confirmed bool) bool { return s.own && !confirmed }
+func (s *server) together(confirmed bool) bool { return s.pipelined && !confirmed }
 
 // ask has Redis run the scripts of the attempts, which end together.
 func (s *server) ask(attempts []attempt) {
@@ -290,7 +290,7 @@ func (s *server) ask(attempts []attempt) {
 }
 
 func (s *server) runAll(ctx context.Context, attempts []attempt) []result {
-	if !s.own || attempts[0].replicas > 0 { // which are alone
+	if !s.pipelined || attempts[0].replicas > 0 { // which are alone
 		reply, err := attempts[0].run(ctx, s)
 		return []result{{reply, err}}
 	}

@@ -19,6 +19,8 @@ type server struct {
 	// One of go-redis' own clients. A custom type may do something to the calls of scripts
 	// (add a prefix to keys, count) that it does not do to commands and pipelines.
 	own bool
+	// Own, and its pipelines can be relied on.
+	pipelined bool
 	// A type that embeds a client of several nodes has its nodes too.
 	isCluster, isRing bool
 
@@ -70,10 +72,12 @@ func newServer(client RedisClient) *server {
 	}
 	_, s.isCluster = client.(clusterClient)
 	_, s.isRing = client.(ringClient)
+	// A Ring that is closed while it sends a pipeline panics, in a goroutine of its own.
+	s.pipelined = s.own && !s.isRing
 	return s
 }
 
-// pipelines is the client for pipelines, if it is one of go-redis' own.
+// pipelines is the client for pipelines, if it is [server.pipelined].
 func (s *server) pipelines() pipeliner { return s.client.(pipeliner) }
 
 // identity returns what distinguishes a Redis client from others, as a key of a map.

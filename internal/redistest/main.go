@@ -42,7 +42,7 @@ func runManyAtOnce() {
 	said := false
 	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
 	if !said {
-		_ = flag.Set("test.parallel", "16")
+		_ = flag.Set("test.parallel", "24")
 	}
 }
 
