@@ -293,19 +293,24 @@ func TestOptions_holdAtLeastReleasedByMany(t *testing.T) {
 	nodes := startNodes(t, 3)
 	for _, locker := range []*redislock.Client{redislock.New(nodes[0].Client()), quorumOf(nodes)} {
 		lock := obtainAtLast(t, locker, key, ttl, &redislock.Options{HoldAtLeast: time.Hour})
-		var succeeded atomic.Int32
+		var succeeded, unknown atomic.Int32
 		var releases sync.WaitGroup
 		for range 8 {
 			releases.Go(func() {
-				if err := lock.Release(t.Context()); err == nil {
+				var node *redislock.NodeError
+				switch err := lock.Release(t.Context()); {
+				case err == nil:
 					succeeded.Add(1)
-				} else {
+				case errors.As(err, &node): // a majority is too slow to say, as it may be on a busy machine
+					unknown.Add(1)
+				default:
 					assert.Equal(t, redislock.ErrLockNotHeld, err)
 				}
 			})
 		}
 		releases.Wait()
-		assert.EqualValues(t, 1, succeeded.Load())
+		assert.LessOrEqual(t, succeeded.Load(), int32(1))
+		assert.Positive(t, succeeded.Load()+unknown.Load())
 		for _, node := range nodes {
 			require.NoError(t, node.Client().FlushAll(t.Context()).Err())
 		}
@@ -337,14 +342,16 @@ func TestOptions_holdAtLeastOnAQuorum(t *testing.T) {
 	nodes := startNodes(t, 3)
 	locker := quorumOf(nodes)
 	lock := obtainOnAll(t, locker, nodes, &redislock.Options{HoldAtLeast: time.Hour, Token: "mine"})
-	require.NoError(t, lock.Release(t.Context()))
+	releaseOnQuorum(t, lock)
 	for _, node := range nodes {
 		require.Eventually(t, func() bool {
 			return node.Client().PTTL(t.Context(), key).Val() > ttl
 		}, 20*time.Second, time.Millisecond)
 	}
-	_, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{Token: "mine"})
-	require.ErrorIs(t, err, redislock.ErrNotObtained)
+	require.Equal(t, redislock.ErrNotObtained, decided(t, func() error {
+		_, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{Token: "mine"})
+		return err
+	}))
 }
 
 // A release that is not answered goes on in the background, and the time does not grow by that.
@@ -526,7 +533,7 @@ func TestOptions_holdAtMostOnRealServers(t *testing.T) {
 			require.GreaterOrEqual(t, time.Since(start), time.Second, "it was refreshed")
 			<-stuck.Done()
 			require.ErrorIs(t, context.Cause(stuck.Context(t.Context())), redislock.ErrLockNotHeld)
-			require.NoError(t, next.Release(t.Context()))
+			releaseOnQuorum(t, next)
 		})
 	}
 }

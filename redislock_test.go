@@ -1055,8 +1055,7 @@ func TestRefresh_withAnEndedContext(t *testing.T) {
 		"quorum":     quorumOf(nodes),
 	} {
 		t.Run(name, func(t *testing.T) {
-			lock, err := locker.Obtain(t.Context(), key, ttl, nil)
-			require.NoError(t, err)
+			lock := obtainAtLast(t, locker, key, ttl, nil)
 			until := lock.ValidUntil()
 			forever := &redislock.Options{RetryStrategy: redislock.LinearBackoff(time.Millisecond)}
 			for _, opt := range []*redislock.Options{nil, forever} {
@@ -1065,7 +1064,7 @@ func TestRefresh_withAnEndedContext(t *testing.T) {
 			}
 			assert.Equal(t, until, lock.ValidUntil())
 			requireStays(t, 50*time.Millisecond, func() bool { return nodes[0].Client().PTTL(t.Context(), key).Val() <= ttl })
-			require.NoError(t, lock.Release(t.Context()))
+			releaseOnQuorum(t, lock)
 			assert.Equal(t, redislock.ErrNotObtained, lock.Refresh(over, ttl, nil), "a lock that has ended")
 		})
 	}

@@ -108,11 +108,15 @@ func TestScheduler_connectionsAreCut(t *testing.T) {
 	proxy := redistest.StartProxy(t, server.Addr)
 	lock := watchLock(t, redistest.Client(t, proxy.Addr), key, ttl, ttl/6)
 	for start := time.Now(); lock.ValidUntil().Before(start.Add(3*ttl)) && !isClosed(lock.Done()); {
-		proxy.Cut()
-		if time.Until(lock.ValidUntil()) > ttl/2 {
+		switch left := time.Until(lock.ValidUntil()); {
+		case left > ttl/2:
+			proxy.Cut()
 			time.Sleep(50 * time.Millisecond)
-		} else {
-			time.Sleep(200 * time.Millisecond) // a busy machine needs longer for a refresh
+		case left > ttl/4: // a busy machine needs longer for a refresh
+			proxy.Cut()
+			time.Sleep(200 * time.Millisecond)
+		default:
+			time.Sleep(time.Millisecond)
 		}
 	}
 	require.False(t, isClosed(lock.Done()))

@@ -54,16 +54,17 @@ func TestToken_undoOfOtherKeys(t *testing.T) {
 			for _, node := range nodes[:2] {
 				require.NoError(t, node.Client().Del(t.Context(), "a").Err())
 			}
-			lock, err := locker.ObtainMulti(t.Context(), test.counts, 2*ttl, mine())
-			require.NoError(t, err)
-			for _, key := range test.left { // that call has come to the last node, too
-				awaitTTLOf(t, nodes[2], key, ttl, 2*ttl)
-			}
+			var lock *redislock.Lock
+			require.Eventually(t, func() (everywhere bool) { // on a busy machine the last node may be too slow
+				var err error
+				lock, err = locker.ObtainMulti(t.Context(), test.counts, 2*ttl, mine())
+				return err == nil && !slices.ContainsFunc(test.left, func(key string) bool { return ttlOf(t, nodes[2], key) <= ttl })
+			}, 20*time.Second, time.Millisecond)
 			slow.letGo()
 			slow.wait()
 			require.Equal(t, redislock.ErrNotObtained, <-failed)
 			assert.Equal(t, test.left, locked(t, nodes[2], "a", "b"))
-			require.NoError(t, lock.Release(t.Context()))
+			releaseOnQuorum(t, lock)
 		})
 	}
 }
@@ -73,8 +74,7 @@ func TestToken_undoOfSomeKeys(t *testing.T) {
 	t.Parallel()
 	nodes := startNodes(t, 3)
 	locker := quorumOf(nodes)
-	lock, err := locker.Obtain(t.Context(), "a", ttl, mine())
-	require.NoError(t, err)
+	lock := obtainAtLast(t, locker, "a", ttl, mine())
 	others(t, nodes[:2], "b")
 	awaitUndone(t, nodes[2], func() {
 		require.NoError(t, nodes[2].Client().Del(t.Context(), "b", "c").Err())
@@ -82,7 +82,7 @@ func TestToken_undoOfSomeKeys(t *testing.T) {
 		_, err := locker.ObtainMulti(t.Context(), []string{"a", "b", "c"}, ttl, mine())
 		return err
 	}, "a")
-	require.NoError(t, lock.Release(t.Context()))
+	releaseOnQuorum(t, lock)
 }
 
 // awaitUndone tries to obtain keys, which others have to have, until a node that granted them is
@@ -114,25 +114,34 @@ func TestToken_lateRefresh(t *testing.T) {
 			locker := locker(slow)
 			opt := mine()
 			opt.Watchdog = redislock.NewTickWatchdog(50 * time.Millisecond)
-			lock, err := locker.Obtain(t.Context(), key, 10*time.Second, opt)
-			require.NoError(t, err)
+			lock := obtainAtLast(t, locker, key, 10*time.Second, opt)
 			awaitRefresh(t, nodes[2]) // the script is known
 
 			slow.hold("refresh")
 			<-slow.held
-			require.NoError(t, lock.Release(t.Context()))
+			releaseOnQuorum(t, lock)
 			eventuallyHolding(t, nodes, 0) // also on the last node
-			again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
-			require.NoError(t, err)
-			awaitTTL(t, nodes[2], 59*time.Minute, time.Hour)
+			again := obtainForAnHour(t, locker, nodes[2])
 			slow.letGo()
 			slow.wait()
 			requireTTL(t, nodes[2].Client(), key, time.Hour)
-			require.NoError(t, again.Refresh(t.Context(), time.Minute, nil))
-			awaitTTL(t, nodes[2], 0, time.Minute) // the holder itself may shorten it
-			require.NoError(t, again.Release(t.Context()))
+			require.Eventually(t, func() bool { // the holder itself may shorten it
+				return again.Refresh(t.Context(), time.Minute, nil) == nil && ttlOf(t, nodes[2], key) <= time.Minute
+			}, 10*time.Second, time.Millisecond)
+			releaseOnQuorum(t, again)
 		})
 	}
+}
+
+// obtainForAnHour obtains a lock by a custom token, again until the node has it too: on a busy
+// machine a quorum does not wait for its slowest.
+func obtainForAnHour(t *testing.T, locker *redislock.Client, node *redistest.Server) (lock *redislock.Lock) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		lock = obtainAtLast(t, locker, key, time.Hour, mine())
+		return ttlOf(t, node, key) > 59*time.Minute
+	}, 20*time.Second, time.Millisecond)
+	return lock
 }
 
 // A node is healed of a lock that was obtained by the same token, for longer, meanwhile.
@@ -141,27 +150,23 @@ func TestToken_lateHealing(t *testing.T) {
 	nodes := startNodes(t, 3)
 	slow := slowly{UniversalClient: nodes[2].Client()}
 	locker := redislock.NewQuorum(nodes[0].Client(), nodes[1].Client(), &slow)
-	lock, err := locker.Obtain(t.Context(), key, ttl, mine())
-	require.NoError(t, err)
+	lock := obtainAtLast(t, locker, key, ttl, mine())
 	lose := func() {
 		require.NoError(t, nodes[2].Client().FlushAll(t.Context()).Err())
-		require.NoError(t, lock.Refresh(t.Context(), ttl, nil))
+		require.NoError(t, decided(t, func() error { return lock.Refresh(t.Context(), ttl, nil) }))
 	}
 	lose()
 	require.Eventually(t, func() bool { // the script is known then; on a busy machine it may come too late
-		assert.NoError(t, lock.Refresh(t.Context(), ttl, nil))
-		return holding(t, nodes) == 3
+		return lock.Refresh(t.Context(), ttl, nil) == nil && holding(t, nodes) == 3
 	}, 20*time.Second, 100*time.Millisecond)
 	slow.hold("heal")
 	lose()
 	<-slow.held
-	again, err := locker.Obtain(t.Context(), key, time.Hour, mine())
-	require.NoError(t, err)
-	awaitTTL(t, nodes[2], 59*time.Minute, time.Hour)
+	again := obtainForAnHour(t, locker, nodes[2])
 	slow.letGo()
 	slow.wait()
 	requireTTL(t, nodes[2].Client(), key, time.Hour)
-	require.NoError(t, again.Release(t.Context()))
+	releaseOnQuorum(t, again)
 }
 
 // awaitRefresh waits until a server has refreshed a lock.
@@ -171,18 +176,10 @@ func awaitRefresh(t *testing.T, server *redistest.Server) {
 	require.Eventually(t, func() bool { return server.Calls("pexpire") >= refreshed }, 10*time.Second, 10*time.Millisecond)
 }
 
-func awaitTTL(t *testing.T, server *redistest.Server, more, most time.Duration) {
+// ttlOf returns the TTL that a key has on a node; none if it does not exist.
+func ttlOf(t *testing.T, node *redistest.Server, key string) time.Duration {
 	t.Helper()
-	awaitTTLOf(t, server, key, more, most)
-}
-
-// awaitTTLOf waits until a key's TTL is more than one, and no more than the other.
-func awaitTTLOf(t *testing.T, server *redistest.Server, key string, more, most time.Duration) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		ttl := server.Client().PTTL(t.Context(), key).Val()
-		return ttl > more && ttl <= most
-	}, 10*time.Second, time.Millisecond)
+	return node.Client().PTTL(t.Context(), key).Val()
 }
 
 func TestToken_keyThatCannotBeMarked(t *testing.T) {
@@ -226,14 +223,12 @@ func TestToken_refreshShorter(t *testing.T) {
 			for _, node := range nodes {
 				clients = append(clients, node.Client())
 			}
-			lock, err := redislock.NewQuorum(clients...).Obtain(t.Context(), key, time.Hour, mine())
-			require.NoError(t, err)
-			eventuallyHolding(t, nodes, n)
-			require.NoError(t, lock.Refresh(t.Context(), time.Minute, nil))
-			for _, node := range nodes {
-				awaitTTL(t, node, 0, time.Minute)
-			}
-			require.NoError(t, lock.Release(t.Context()))
+			lock := obtainAtLast(t, redislock.NewQuorum(clients...), key, time.Hour, mine())
+			require.Eventually(t, func() bool { // on a busy machine a node may be too slow
+				return lock.Refresh(t.Context(), time.Minute, nil) == nil &&
+					!slices.ContainsFunc(nodes, func(node *redistest.Server) bool { return ttlOf(t, node, key) > time.Minute })
+			}, 10*time.Second, time.Millisecond)
+			releaseOnQuorum(t, lock)
 		})
 	}
 }
