@@ -286,7 +286,10 @@ func TestHolders_minReplicas(t *testing.T) {
 			more := opt
 			more.MinReplicas = 3
 			const brief = 600 * time.Millisecond // half of it is waited for them
-			alone := func() bool { return rdb.ZCard(t.Context(), holdersKey).Val() == 1 }
+			alone := func() bool {
+				info, err := redislock.Inspect(t.Context(), rdb, key)
+				return err == nil && len(info.Holders) == 1
+			}
 			for try := 1; ; try++ {
 				_, err := redislock.Obtain(t.Context(), rdb, key, brief, &more)
 				assert.ErrorContains(t, err, "2 of 3 replicas")

@@ -36,11 +36,21 @@ func newRefreshTest(t *testing.T, client func(*redis.Client) RedisClient) refres
 
 // lock obtains a lock, which some of the nodes lose.
 func (t refreshTest) lock(key string, lost ...int) *quorumClaim {
-	lock, err := (&Client{servers: t.quorum}).Obtain(t.Context(), key, time.Minute, nil)
-	require.NoError(t, err)
-	for _, server := range t.servers {
-		require.Eventually(t, func() bool { return server.Client().Exists(t.Context(), key).Val() == 1 }, 10*time.Second, time.Millisecond)
-	}
+	var lock *Lock
+	require.Eventually(t, func() (everywhere bool) { // on a busy machine nodes may be too slow
+		var err error
+		lock, err = (&Client{servers: t.quorum}).Obtain(t.Context(), key, time.Minute, nil)
+		if err != nil {
+			return false
+		}
+		for start := time.Now(); time.Since(start) < time.Second; time.Sleep(time.Millisecond) {
+			if !slices.ContainsFunc(t.servers, func(s *redistest.Server) bool { return s.Client().Exists(t.Context(), key).Val() == 0 }) {
+				return true
+			}
+		}
+		_ = lock.Release(t.Context())
+		return false
+	}, 20*time.Second, time.Millisecond)
 	for _, i := range lost {
 		require.NoError(t, t.servers[i].Client().Del(t.Context(), key).Err())
 	}
@@ -139,8 +149,9 @@ func TestRefreshes_contextEnds(t *testing.T) {
 	longer, results := refreshed(test.lock("lock"), time.Minute)
 	longer.ttl = time.Hour
 	for _, node := range test.nodes {
-		node.calls = make(chan struct{}, 1)
-		node.calls <- struct{}{}
+		for range maxNodeCalls {
+			node.calls <- struct{}{}
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	test.refresh(ctx, []refreshing{longer})
