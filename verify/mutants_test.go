@@ -415,9 +415,9 @@ func buildLibrary(t *testing.T) library {
 // build builds the tests of a module in a copy of the library.
 func build(t *testing.T, root, module string) (binary string) {
 	binary = filepath.Join(root, module, "mutant.test")
-	// Without paths, so that what is not broken is built once for all copies; and without inlining,
-	// since that takes half of the time.
-	command := exec.Command("go", "test", "-c", "-trimpath", "-vet=off", "-gcflags=github.com/bsm/redislock/...=-l",
+	// Without paths, so that what is not broken is built once for all copies; and without inlining and
+	// debugging information, which take half of the time.
+	command := exec.Command("go", "test", "-c", "-trimpath", "-vet=off", "-gcflags=github.com/bsm/redislock/...=-l -dwarf=false",
 		"-ldflags=-s -w", "-o", binary, ".")
 	command.Dir = filepath.Join(root, module)
 	output, err := command.CombinedOutput()
