@@ -2,6 +2,10 @@ package verify
 
 import (
 	"flag"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -380,58 +384,117 @@ func TestMutants_simulated(t *testing.T) {
 	}
 }
 
-// requireFound requires that tests of a module in a copy of the library fail with the mutant.
+// requireFound requires that tests of a module fail with the mutant.
 func (m mutant) requireFound(t *testing.T, built library, module, tests string, flags ...string) {
-	root := t.TempDir()
-	copyLibrary(t, root)
-	m.apply(t, root)
-	binary := built[module]
-	if !strings.HasSuffix(m.file, ".lua") {
-		binary = build(t, root, module)
+	root := built.root
+	if m.isScript() {
+		root = t.TempDir()
+		require.NoError(t, os.CopyFS(filepath.Join(root, "lua"), os.DirFS(filepath.Join(built.root, "lua"))))
+		m.apply(t, root)
 	}
-	command := exec.Command(binary, append([]string{"-test.timeout", "10m", "-test.failfast", "-test.run", tests}, flags...)...)
-	command.Dir = filepath.Join(root, module)
-	command.Env = append(os.Environ(), scriptsVariable+"="+filepath.Join(root, "lua")+string(filepath.Separator))
+	command := exec.Command(built.tests[module], append([]string{"-test.timeout", "10m", "-test.failfast", "-test.run", tests}, flags...)...)
+	command.Dir = filepath.Join(built.root, module)
+	command.Env = append(os.Environ(), "REDISLOCK_MUTANT="+m.name, "REDISLOCK_SCRIPTS="+filepath.Join(root, "lua")+string(filepath.Separator))
 	output, err := command.CombinedOutput()
 	assert.Error(t, err, "the mutant survived %s", tests)
 	assert.Regexp(t, "--- FAIL: |panic: runtime error", string(output), "it failed otherwise than by a test")
 	t.Logf("%s", regexp.MustCompile(`(?m)^.*(: ".*" at |panic: |times as fast).*$`).FindAllString(string(output), 3))
 }
 
-// A library is the tests of its modules, built, by their directories. It reads its scripts from the
-// directory that scriptsVariable names, so that it is built once for all mutants of scripts.
-type library map[string]string
+func (m mutant) isScript() bool { return strings.HasSuffix(m.file, ".lua") }
 
-const scriptsVariable = "REDISLOCK_SCRIPTS"
+// A library is a copy of the library that is built once for all mutants. Those of its Go code are
+// switched on by their name in the environment; its scripts come from the directory named there.
+type library struct {
+	root  string
+	tests map[string]string // the binaries, by the directories of their modules
+}
 
 func buildLibrary(t *testing.T) library {
 	root := t.TempDir()
 	copyLibrary(t, root)
-	mutant{file: "scripts.go", old: `lua.ReadFile("lua/" + name`, new: `os.ReadFile(os.Getenv("` + scriptsVariable + `") + name`}.apply(t, root)
+	mutant{file: "scripts.go", old: `lua.ReadFile("lua/" + name`, new: `os.ReadFile(os.Getenv("REDISLOCK_SCRIPTS") + name`}.apply(t, root)
 	mutant{file: "scripts.go", old: "\t\"embed\"\n", new: "\t\"embed\"\n\t\"os\"\n"}.apply(t, root)
-	return library{".": build(t, root, "."), "verify": build(t, root, "verify")}
+	write(t, filepath.Join(root, "mutant.go"), "package redislock\n\nimport \"os\"\n\nvar mutant = os.Getenv(\"REDISLOCK_MUTANT\")\n")
+	for _, m := range mutants {
+		if !m.isScript() {
+			m.addSwitch(t, root)
+		}
+	}
+	return library{root, map[string]string{".": build(t, root, "."), "verify": build(t, root, "verify")}}
 }
 
-// build builds the tests of a module in a copy of the library.
+// build builds the tests of a module.
 func build(t *testing.T, root, module string) (binary string) {
 	binary = filepath.Join(root, module, "mutant.test")
-	// Without paths, so that what is not broken is built once for all copies; and without inlining and
-	// debugging information, which take half of the time.
-	command := exec.Command("go", "test", "-c", "-trimpath", "-vet=off", "-gcflags=github.com/bsm/redislock/...=-l -dwarf=false",
-		"-ldflags=-s -w", "-o", binary, ".")
+	command := exec.Command("go", "test", "-c", "-vet=off", "-o", binary, ".")
 	command.Dir = filepath.Join(root, module)
 	output, err := command.CombinedOutput()
 	require.NoError(t, err, "%s", output)
 	return binary
 }
 
-func (m mutant) apply(t *testing.T, root string) {
-	file := filepath.Join(root, m.file)
-	source, err := os.ReadFile(file)
+// addSwitch adds a copy of the function that the mutant changes, and has the function call that
+// if the mutant is switched on.
+func (m mutant) addSwitch(t *testing.T, root string) {
+	m.requireOnce(t, read(t, filepath.Join("..", m.file)))
+	path := filepath.Join(root, m.file)
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
 	require.NoError(t, err)
-	require.Equal(t, 1, strings.Count(string(source), m.old), "in %s there should be once:\n%s", m.file, m.old)
-	mutated := strings.Replace(string(source), m.old, m.new, 1)
-	require.NoError(t, os.WriteFile(file, []byte(mutated), 0o600))
+	source := read(t, path)
+	at := token.Pos(strings.Index(source, m.old)) + file.FileStart
+	for _, d := range file.Decls {
+		f, ok := d.(*ast.FuncDecl)
+		if !ok || at < f.Pos() || at >= f.End() {
+			continue
+		}
+		text := func(from, to token.Pos) string { return source[from-file.FileStart : to-file.FileStart] }
+		name := fmt.Sprintf("%s_%d", f.Name.Name, at)
+		changed := text(f.Pos(), f.Name.Pos()) + name + strings.Replace(text(f.Name.End(), f.End()), m.old, m.new, 1)
+		var args []string
+		for _, field := range f.Type.Params.List {
+			for _, arg := range field.Names {
+				if arg.Name == "_" {
+					arg.Name = "*new(" + text(field.Type.Pos(), field.Type.End()) + ")"
+				}
+				args = append(args, arg.Name)
+			}
+		}
+		call := name + "(" + strings.Join(args, ", ") + ")"
+		if f.Recv != nil {
+			call = f.Recv.List[0].Names[0].Name + "." + call
+		}
+		if f.Type.Results != nil {
+			call = "return " + call
+		} else {
+			call += "\nreturn"
+		}
+		start := f.Body.Lbrace + 1
+		write(t, path, text(file.FileStart, start)+fmt.Sprintf("\nif mutant == %q {\n%s\n}\n", m.name, call)+text(start, file.FileEnd)+changed+"\n")
+		return
+	}
+	require.Fail(t, "no function has it", "in %s: %s", m.file, m.old)
+}
+
+func (m mutant) apply(t *testing.T, root string) {
+	path := filepath.Join(root, m.file)
+	source := read(t, path)
+	m.requireOnce(t, source)
+	write(t, path, strings.Replace(source, m.old, m.new, 1))
+}
+
+func (m mutant) requireOnce(t *testing.T, source string) {
+	require.Equal(t, 1, strings.Count(source, m.old), "in %s there should be once:\n%s", m.file, m.old)
+}
+
+func read(t *testing.T, path string) string {
+	content, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(content)
+}
+
+func write(t *testing.T, path, content string) {
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 }
 
 // copyLibrary copies the library and this module.
