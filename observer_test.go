@@ -325,6 +325,26 @@ type watchdogFunc func(ctx context.Context)
 func (f watchdogFunc) Start(ctx context.Context, _ *redislock.Lock, _ time.Duration) { f(ctx) }
 func (f watchdogFunc) Stop()                                                         {}
 
+// One server and a quorum end operations in the same ways.
+func TestObserver_ends(t *testing.T) {
+	inSimulatedTime(t, func(t *testing.T, locker *redislock.Client, _ []*redis.Client) {
+		var tally tally
+		locker = locker.WithObserver(&tally)
+		lock, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{Metadata: "metadata"})
+		require.NoError(t, err)
+		_, err = locker.Obtain(t.Context(), key, ttl, nil)
+		require.Equal(t, redislock.ErrNotObtained, err)
+		again, err := locker.Obtain(t.Context(), key, ttl, &redislock.Options{Token: lock.Token()})
+		require.NoError(t, err)
+		require.ErrorIs(t, lock.Release(t.Context()), redislock.ErrLockNotHeld, "the metadata is another")
+		require.NoError(t, again.Release(t.Context()))
+		require.ErrorIs(t, again.Release(t.Context()), redislock.ErrLockNotHeld)
+		tally.require(t, map[string]int{
+			"obtain success": 2, "obtain failed": 1, "hold success": 2, "release success": 1, "release failed": 2,
+		})
+	})
+}
+
 func TestObserver_quorum(t *testing.T) {
 	t.Parallel()
 	var clients []redislock.RedisClient
