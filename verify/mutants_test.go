@@ -353,6 +353,14 @@ func TestMutants(t *testing.T) {
 		t.Skip("takes minutes: give -mutants to run it")
 	}
 	built := buildLibrary(t)
+	faults := func(t *testing.T) []string { return []string{"-duration", "9s", "-pictures", t.TempDir()} }
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		output, err := built.test(built.root, ".", mutant{}, "", "-test.short")
+		require.NoError(t, err, "%s", output)
+		output, err = built.test(built.root, "verify", mutant{}, "Faults/(one_server|quorum_of_five)$/none", faults(t)...)
+		require.NoError(t, err, "%s", output)
+	})
 	for _, mutant := range mutants {
 		if mutant.tests == "" {
 			continue
@@ -360,7 +368,7 @@ func TestMutants(t *testing.T) {
 		t.Run(mutant.name, func(t *testing.T) {
 			t.Parallel()
 			if mutant.verify {
-				mutant.requireFound(t, built, "verify", mutant.tests, "-duration", "9s", "-pictures", t.TempDir())
+				mutant.requireFound(t, built, "verify", mutant.tests, faults(t)...)
 			} else {
 				mutant.requireFound(t, built, ".", mutant.tests)
 			}
@@ -392,13 +400,10 @@ func (m mutant) requireFound(t *testing.T, built library, module, tests string, 
 		require.NoError(t, os.CopyFS(filepath.Join(root, "lua"), os.DirFS(filepath.Join(built.root, "lua"))))
 		m.apply(t, root)
 	}
-	command := exec.Command(built.tests[module], append([]string{"-test.timeout", "10m", "-test.failfast", "-test.run", tests}, flags...)...)
-	command.Dir = filepath.Join(built.root, module)
-	command.Env = append(os.Environ(), "REDISLOCK_MUTANT="+m.name, "REDISLOCK_SCRIPTS="+filepath.Join(root, "lua")+string(filepath.Separator))
-	output, err := command.CombinedOutput()
+	output, err := built.test(root, module, m, tests, flags...)
 	assert.Error(t, err, "the mutant survived %s", tests)
-	assert.Regexp(t, "--- FAIL: |panic: runtime error", string(output), "it failed otherwise than by a test")
-	t.Logf("%s", regexp.MustCompile(`(?m)^.*(: ".*" at |panic: |times as fast).*$`).FindAllString(string(output), 3))
+	assert.Regexp(t, "--- FAIL: |panic: runtime error", output, "it failed otherwise than by a test")
+	t.Logf("%s", regexp.MustCompile(`(?m)^.*(: ".*" at |panic: |times as fast).*$`).FindAllString(output, 3))
 }
 
 func (m mutant) isScript() bool { return strings.HasSuffix(m.file, ".lua") }
@@ -424,6 +429,15 @@ func buildLibrary(t *testing.T) library {
 	return library{root, map[string]string{".": build(t, root, "."), "verify": build(t, root, "verify")}}
 }
 
+// test runs tests of a module with a mutant, and the scripts that are beneath root.
+func (l library) test(root, module string, m mutant, tests string, flags ...string) (output string, err error) {
+	command := exec.Command(l.tests[module], append([]string{"-test.timeout", "10m", "-test.failfast", "-test.run", tests}, flags...)...)
+	command.Dir = filepath.Join(l.root, module)
+	command.Env = append(os.Environ(), "REDISLOCK_MUTANT="+m.name, "REDISLOCK_SCRIPTS="+filepath.Join(root, "lua")+string(filepath.Separator))
+	out, err := command.CombinedOutput()
+	return string(out), err
+}
+
 // build builds the tests of a module.
 func build(t *testing.T, root, module string) (binary string) {
 	binary = filepath.Join(root, module, "mutant.test")
@@ -434,7 +448,7 @@ func build(t *testing.T, root, module string) (binary string) {
 	return binary
 }
 
-// addSwitch adds a copy of the function that the mutant changes, and has the function call that
+// addSwitch adds a copy of the function that the mutant changes, and has the function call the copy
 // if the mutant is switched on.
 func (m mutant) addSwitch(t *testing.T, root string) {
 	m.requireOnce(t, read(t, filepath.Join("..", m.file)))
@@ -444,36 +458,40 @@ func (m mutant) addSwitch(t *testing.T, root string) {
 	source := read(t, path)
 	at := token.Pos(strings.Index(source, m.old)) + file.FileStart
 	for _, d := range file.Decls {
-		f, ok := d.(*ast.FuncDecl)
-		if !ok || at < f.Pos() || at >= f.End() {
-			continue
+		if f, ok := d.(*ast.FuncDecl); ok && f.Pos() <= at && at < f.End() {
+			text := func(from, to token.Pos) string { return source[from-file.FileStart : to-file.FileStart] }
+			copied := fmt.Sprintf("%s_%d", f.Name.Name, at)
+			start := f.Body.Lbrace + 1
+			write(t, path, text(file.FileStart, start)+
+				fmt.Sprintf("\nif mutant == %q {\n%s\n}\n", m.name, callOf(copied, f, text))+
+				text(start, file.FileEnd)+
+				text(f.Pos(), f.Name.Pos())+copied+strings.Replace(text(f.Name.End(), f.End()), m.old, m.new, 1)+"\n")
+			return
 		}
-		text := func(from, to token.Pos) string { return source[from-file.FileStart : to-file.FileStart] }
-		name := fmt.Sprintf("%s_%d", f.Name.Name, at)
-		changed := text(f.Pos(), f.Name.Pos()) + name + strings.Replace(text(f.Name.End(), f.End()), m.old, m.new, 1)
-		var args []string
-		for _, field := range f.Type.Params.List {
-			for _, arg := range field.Names {
-				if arg.Name == "_" {
-					arg.Name = "*new(" + text(field.Type.Pos(), field.Type.End()) + ")"
-				}
+	}
+	require.Fail(t, "no function has it", "in %s: %s", m.file, m.old)
+}
+
+// callOf is a call of a copy of a function with the same arguments, which returns what that returns.
+func callOf(copied string, f *ast.FuncDecl, text func(from, to token.Pos) string) string {
+	var args []string
+	for _, field := range f.Type.Params.List {
+		for _, arg := range field.Names {
+			if arg.Name == "_" {
+				args = append(args, "*new("+text(field.Type.Pos(), field.Type.End())+")")
+			} else {
 				args = append(args, arg.Name)
 			}
 		}
-		call := name + "(" + strings.Join(args, ", ") + ")"
-		if f.Recv != nil {
-			call = f.Recv.List[0].Names[0].Name + "." + call
-		}
-		if f.Type.Results != nil {
-			call = "return " + call
-		} else {
-			call += "\nreturn"
-		}
-		start := f.Body.Lbrace + 1
-		write(t, path, text(file.FileStart, start)+fmt.Sprintf("\nif mutant == %q {\n%s\n}\n", m.name, call)+text(start, file.FileEnd)+changed+"\n")
-		return
 	}
-	require.Fail(t, "no function has it", "in %s: %s", m.file, m.old)
+	call := copied + "(" + strings.Join(args, ", ") + ")"
+	if f.Recv != nil {
+		call = f.Recv.List[0].Names[0].Name + "." + call
+	}
+	if f.Type.Results != nil {
+		return "return " + call
+	}
+	return call + "\nreturn"
 }
 
 func (m mutant) apply(t *testing.T, root string) {
