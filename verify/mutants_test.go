@@ -397,7 +397,7 @@ func (m mutant) requireFound(t *testing.T, built library, module, tests string, 
 	root := built.root
 	if m.isScript() {
 		root = t.TempDir()
-		require.NoError(t, os.CopyFS(filepath.Join(root, "lua"), os.DirFS(filepath.Join(built.root, "lua"))))
+		copyLibrary(t, root) // whole: the simulation knows scripts by their source
 		m.apply(t, root)
 	}
 	output, err := built.test(root, module, m, tests, flags...)
@@ -429,10 +429,10 @@ func buildLibrary(t *testing.T) library {
 	return library{root, map[string]string{".": build(t, root, "."), "verify": build(t, root, "verify")}}
 }
 
-// test runs tests of a module with a mutant, and the scripts that are beneath root.
+// test runs tests of a module in a copy of the library, with a mutant.
 func (l library) test(root, module string, m mutant, tests string, flags ...string) (output string, err error) {
 	command := exec.Command(l.tests[module], append([]string{"-test.timeout", "10m", "-test.failfast", "-test.run", tests}, flags...)...)
-	command.Dir = filepath.Join(l.root, module)
+	command.Dir = filepath.Join(root, module)
 	command.Env = append(os.Environ(), "REDISLOCK_MUTANT="+m.name, "REDISLOCK_SCRIPTS="+filepath.Join(root, "lua")+string(filepath.Separator))
 	out, err := command.CombinedOutput()
 	return string(out), err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/sha1"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -75,16 +76,15 @@ func digestOf(script string) string {
 	return hex.EncodeToString(digest[:])
 }
 
-func parseScript(args []string) (script simScript, ok bool) {
-	if len(args) < 2 {
-		return simScript{}, false
+// parseScript finds out what a client runs. A script that is not known would run without being
+// looked at, and nothing that it does wrong would be noticed.
+func parseScript(digest string, args []string) simScript {
+	name := scriptNames()[digest]
+	keys, err := strconv.Atoi(args[0])
+	if name == "" || err != nil {
+		panic(fmt.Sprintf("script %s with arguments %q is not from the source tree that the simulation runs in", digest, args))
 	}
-	keys, err := strconv.Atoi(args[1])
-	name := scriptNames()[args[0]]
-	if err != nil || name == "" || len(args) < 2+keys {
-		return simScript{}, false
-	}
-	return simScript{name, args[2 : 2+keys], args[2+keys:]}, true
+	return simScript{name, args[1 : 1+keys], args[1+keys:]}
 }
 
 func startSimServer(runs func(*simServer, simScript, func())) *simServer {
@@ -118,7 +118,8 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 	switch command {
 	case "EVAL", "EVALSHA":
 		if !inside {
-			return s.run(peer, command, args)
+			s.run(peer, command, args)
+			return true
 		}
 	case "SET":
 		// Nobody takes a lock while it is looked into. That is how a client does it; no script does.
@@ -153,27 +154,21 @@ func (s *simServer) before(peer *server.Peer, command string, args ...string) bo
 	return false
 }
 
-// run runs a script while no other runs, or says that it is unknown. It reports whether it did either.
-func (s *simServer) run(peer *server.Peer, command string, args []string) bool {
+// run runs a script while no other runs.
+func (s *simServer) run(peer *server.Peer, command string, args []string) {
 	s.running.Lock()
 	defer s.running.Unlock()
+	digest := args[0]
 	if command == "EVAL" {
-		digest := digestOf(args[0])
+		digest = digestOf(args[0])
 		s.known[digest] = true
-		script, ok := parseScript(append([]string{digest}, args[1:]...))
-		return ok && s.runLocked(peer, command, args, script)
 	}
-	script, ok := parseScript(args)
-	if ok && !s.known[args[0]] {
-		s.dispatchLocked(peer, command, args) // says so, before anybody can load it
-		return true
+	run := func() { s.dispatchLocked(peer, command, args) }
+	if !s.known[digest] {
+		run() // says so, before anybody can load it
+		return
 	}
-	return ok && s.runLocked(peer, command, args, script)
-}
-
-func (s *simServer) runLocked(peer *server.Peer, command string, args []string, script simScript) bool {
-	s.runs(s, script, func() { s.dispatchLocked(peer, command, args) })
-	return true
+	s.runs(s, parseScript(digest, args[1:]), run)
 }
 
 func (s *simServer) dispatchLocked(peer *server.Peer, command string, args []string) {
